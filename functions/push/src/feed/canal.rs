@@ -1,0 +1,64 @@
+//! Canal's flat messages: <https://github.com/alibaba/canal/wiki> (`FlatMessage`).
+//!
+//! `data` and `old` are arrays, a row each; values are strings whatever the column's type; `es` is when the database
+//! did it, `ts` when Canal read it (so no part of the identity, like `id`, a batch's number).
+
+use shared::{
+    json::{Object, Value},
+    problem::Fault,
+};
+
+use super::{Identity, instant_ms, text};
+use crate::event::{Before, Reading, RowUpdate};
+
+pub(super) fn is(event: &Object<'_>) -> bool {
+    event.text("type").is_some()
+        && (event.get("isDdl").is_some() || event.get("data").is_some_and(|data| data.as_array().is_some()))
+}
+
+pub(super) fn read<'v>(event: &'v Object<'v>, id_column: &str) -> Vec<Reading<'v>> {
+    let kind = event.text("type").unwrap_or_default();
+    let ddl = event.get("isDdl") == Some(&Value::Bool(true));
+    if ddl || !kind.eq_ignore_ascii_case("update") {
+        let event_id = Identity::of("canal").parts(event, &["database", "table", "type", "es", "sql", "data"]).id();
+        return vec![Reading::Nothing { event_id, detail: format!("`{kind}` is no update of a row") }];
+    }
+    let mut faults = Vec::new();
+    let table = text(event, "table", &mut faults);
+    let Some(rows) = event.get("data").and_then(Value::as_array) else {
+        faults.push(Fault::at("/data", "must be an array of rows"));
+        return vec![Reading::Unreadable(faults)];
+    };
+    let old = event.present("old").map(|old| {
+        old.as_array().unwrap_or_else(|| {
+            faults.push(Fault::at("/old", "must be an array of rows"));
+            &[]
+        })
+    });
+    if rows.is_empty() {
+        faults.push(Fault::at("/data", "has no row"));
+    }
+    if !faults.is_empty() {
+        return vec![Reading::Unreadable(faults)];
+    }
+    let row = |(index, after): (usize, &'v Value<'v>)| {
+        let Some(after) = after.as_object() else {
+            return Reading::Unreadable(vec![Fault::at(format!("/data/{index}"), "must be an object")]);
+        };
+        let changed = old.and_then(|old| old.get(index)).and_then(Value::as_object);
+        let identity =
+            Identity::of("canal").parts(event, &["database", "table", "gtid", "es"]).part(after.get(id_column));
+        match identity.object(changed).object(Some(after)).id() {
+            Some(event_id) => Reading::Row(RowUpdate {
+                event_id,
+                database: event.text("database"),
+                table,
+                after,
+                before: changed.map_or(Before::Unknown, Before::Changed),
+                occurred_at_ms: instant_ms(event.get("es")),
+            }),
+            None => Reading::Unreadable(Vec::new()),
+        }
+    };
+    rows.iter().enumerate().map(row).collect()
+}

@@ -1,0 +1,424 @@
+//! An event → the messages that it sends, or why it sends none. No effects.
+
+use serde::Serialize;
+use shared::{
+    id::Id,
+    json::Value,
+    message::{Accounts, Channel, Message, Notice, Nurse, Recipient},
+    problem::Fault,
+};
+
+use crate::{
+    event::{OrderChange, Reading},
+    feed,
+    mapping::{OrderMapping, RowReading},
+    scenario::{Addressee, Meaning, Scenario},
+};
+
+/// What formatting needs to know.
+pub(crate) struct Formatter {
+    pub(crate) mapping: OrderMapping,
+    pub(crate) accounts: Accounts,
+}
+
+/// One event's result.
+#[derive(Debug)]
+pub(crate) struct Formatted {
+    /// Its identity; a feed's event without one is not readable.
+    pub(crate) event_id: Option<Id>,
+    pub(crate) outcome: Outcome,
+}
+
+/// What became of an event.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// It sends this message.
+    Formatted(Box<Message>),
+    /// It is none of our business.
+    Ignored(String),
+    /// It may be one of several scenarios.
+    Ambiguous(String),
+    /// It is an order's transition with something missing or unknown.
+    Rejected(String),
+    /// It is not an event of a known form.
+    Unreadable(Vec<Fault>),
+}
+
+impl Formatted {
+    /// What cannot be read at all.
+    pub(crate) fn unreadable(faults: Vec<Fault>) -> Self {
+        Self { event_id: None, outcome: Outcome::Unreadable(faults) }
+    }
+}
+
+/// One event's result, as answers show it.
+#[derive(Serialize)]
+pub(crate) struct Answer<M> {
+    pub(crate) event_id: Option<Id>,
+    pub(crate) outcome: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) scenario: Option<&'static str>,
+    pub(crate) messages: Vec<M>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) detail: Option<String>,
+}
+
+impl<M> Answer<M> {
+    /// The answer for an event that sends nothing, or its message.
+    pub(crate) fn of(formatted: Formatted) -> Result<(Option<Id>, Box<Message>), Self> {
+        let event_id = formatted.event_id;
+        let (outcome, detail) = match formatted.outcome {
+            Outcome::Formatted(message) => return Ok((event_id, message)),
+            Outcome::Ignored(detail) => ("ignored", detail),
+            Outcome::Ambiguous(detail) => ("ambiguous", detail),
+            Outcome::Rejected(detail) => ("rejected", detail),
+            Outcome::Unreadable(faults) => ("rejected", sentence(&faults)),
+        };
+        Err(Self { event_id, outcome, scenario: None, messages: Vec::new(), detail: Some(detail) })
+    }
+}
+
+/// The faults as one sentence.
+fn sentence(faults: &[Fault]) -> String {
+    let clause = |fault: &Fault| format!("{} {}", fault.pointer, fault.detail).trim().to_owned();
+    faults.iter().map(clause).collect::<Vec<_>>().join("; ")
+}
+
+impl Formatter {
+    /// The results of one event; a Canal event has one for each of its rows.
+    pub(crate) fn format(&self, event: &Value<'_>) -> Vec<Formatted> {
+        feed::read(event, self.mapping.id_column()).into_iter().map(|reading| self.result(reading)).collect()
+    }
+
+    fn result(&self, reading: Reading<'_>) -> Formatted {
+        match reading {
+            Reading::Row(row) => {
+                let outcome = match self.mapping.read(&row) {
+                    RowReading::Change(change) => self.outcome(*change),
+                    RowReading::Ignored(why) => Outcome::Ignored(why),
+                    RowReading::Rejected(why) => Outcome::Rejected(why),
+                };
+                Formatted { event_id: Some(row.event_id), outcome }
+            }
+            Reading::Order(change) => {
+                Formatted { event_id: Some(change.event_id.clone()), outcome: self.outcome(change) }
+            }
+            Reading::Nothing { event_id, detail } => Formatted { event_id, outcome: Outcome::Ignored(detail) },
+            Reading::Unreadable(faults) => Formatted::unreadable(faults),
+        }
+    }
+
+    fn outcome(&self, change: OrderChange) -> Outcome {
+        let operation = change.operation.as_deref();
+        match self.mapping.transitions.meaning(change.from, change.to, operation, change.restated) {
+            Meaning::Send(scenario) => match notice(scenario, change) {
+                Ok(notice) => Outcome::Formatted(Box::new(Message::new(notice, &self.accounts))),
+                Err(why) => Outcome::Rejected(why),
+            },
+            Meaning::Ignored(why) => Outcome::Ignored(why),
+            Meaning::Ambiguous(why) => Outcome::Ambiguous(why),
+        }
+    }
+}
+
+/// Whom `scenario` tells what of this change.
+fn notice(scenario: &'static Scenario, change: OrderChange) -> Result<Notice, String> {
+    let role = scenario.recipient.role();
+    let missing = |who: &str| format!("{} tells the {who}, and the order has none", scenario.key);
+    let nurse = change.nurse;
+    // The one scenario that tells a patient about their nurse.
+    let told_of = (scenario.key == "nurse_accepted")
+        .then(|| nurse.id.clone().map(|id| Nurse { id, name: nurse.name.clone() }))
+        .flatten();
+    let (channel, recipient) = match scenario.recipient {
+        Addressee::Patient => {
+            let channel = change.channel.unwrap_or(scenario.recipient.channel());
+            let patient = change.patient;
+            let address = if channel == Channel::MiniProgram { patient.mini_program_address } else { patient.address };
+            let id = Some(patient.id.ok_or_else(|| missing("patient"))?);
+            (channel, Recipient { role, id, audience: None, address })
+        }
+        Addressee::Nurse => {
+            let id = Some(nurse.id.ok_or_else(|| missing("nurse"))?);
+            (scenario.recipient.channel(), Recipient { role, id, audience: None, address: nurse.address })
+        }
+        Addressee::AvailableNurses => {
+            (scenario.recipient.channel(), Recipient { role, id: None, audience: Some("available"), address: None })
+        }
+    };
+    Ok(Notice {
+        event_id: change.event_id,
+        scenario: scenario.key,
+        label: scenario.label,
+        order_id: change.order_id,
+        recipient,
+        channel,
+        text: scenario.text,
+        occurred_at_ms: change.occurred_at_ms,
+        nurse: told_of,
+    })
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use shared::json;
+
+    pub(crate) fn formatter(mapping: &str) -> Formatter {
+        let accounts = Accounts {
+            wechat_template_id: "wx".into(),
+            wechat_link: String::new(),
+            mini_program_template_id: "mp".into(),
+            mini_program_page: "pages/order/detail?id={order_id}".into(),
+            app_link: String::new(),
+        };
+        Formatter { mapping: OrderMapping::parse(mapping).unwrap(), accounts }
+    }
+
+    /// The results of a text, each as `outcome`, or as `scenario` where it is formatted.
+    fn outcomes(mapping: &str, text: &str) -> Vec<String> {
+        let formatter = formatter(mapping);
+        let each = |line: &str| {
+            let event = json::parse(line.as_bytes()).unwrap();
+            formatter.format(&event).into_iter().map(|formatted| name(&formatted).to_owned()).collect::<Vec<_>>()
+        };
+        text.lines().flat_map(each).collect()
+    }
+
+    fn name(formatted: &Formatted) -> &'static str {
+        match &formatted.outcome {
+            Outcome::Formatted(message) => message.scenario,
+            Outcome::Ignored(_) => "ignored",
+            Outcome::Ambiguous(_) => "ambiguous",
+            Outcome::Rejected(_) => "rejected",
+            Outcome::Unreadable(_) => "unreadable",
+        }
+    }
+
+    fn why(formatted: &Formatted) -> String {
+        match &formatted.outcome {
+            Outcome::Formatted(_) => String::new(),
+            Outcome::Ignored(why) | Outcome::Ambiguous(why) | Outcome::Rejected(why) => why.clone(),
+            Outcome::Unreadable(faults) => sentence(faults),
+        }
+    }
+
+    fn one(mapping: &str, text: &str) -> Formatted {
+        let event = json::parse(text.as_bytes()).unwrap();
+        let mut results = formatter(mapping).format(&event);
+        assert_eq!(results.len(), 1, "{text}");
+        results.remove(0)
+    }
+
+    fn message(mapping: &str, text: &str) -> serde_json::Value {
+        let formatted = one(mapping, text);
+        match formatted.outcome {
+            Outcome::Formatted(message) => serde_json::to_value(message).unwrap(),
+            _ => panic!("{}", why(&formatted)),
+        }
+    }
+
+    const MAXWELL: &str = include_str!("../testdata/maxwell_update.json");
+    const MAXWELL_AT: &str = include_str!("../testdata/maxwell_update_with_position.json");
+    const CANAL: &str = include_str!("../testdata/canal_update.json");
+    const MYSQL: &str = include_str!("../testdata/debezium_mysql_update.json");
+    const MYSQL_BARE: &str = include_str!("../testdata/debezium_mysql_update_unwrapped.json");
+    const POSTGRES: &str = include_str!("../testdata/debezium_postgres_update.json");
+    const PLAIN: &str = include_str!("../testdata/plain.json");
+
+    #[test]
+    fn every_feed_gives_the_same_message() {
+        let mut expected = message("", MAXWELL);
+        assert_eq!(expected["body"], "您的订单已接单，点击查看订单详情。");
+        assert_eq!(expected["recipient"], serde_json::json!({"role": "patient", "id": "98"}));
+        assert_eq!(expected["nurse"], serde_json::json!({"id": "17", "name": "王芳"}));
+        assert_eq!(expected["occurred_at"], "2016-12-10T17:12:46.000+08:00");
+        expected["id"].take();
+        for sample in [MAXWELL_AT, CANAL, MYSQL, MYSQL_BARE, POSTGRES, PLAIN] {
+            let mut other = message("", sample);
+            other["id"].take();
+            assert_eq!(other, expected, "{sample}");
+        }
+    }
+
+    #[test]
+    fn a_replayed_event_has_the_same_id_and_another_event_another() {
+        let id = |text: &str| one("", text).event_id.unwrap();
+        let altered = |text: &str, from: &str, to: &str| {
+            assert!(text.contains(from), "{from}");
+            text.replace(from, to)
+        };
+        for sample in [MAXWELL, MAXWELL_AT, CANAL, MYSQL, POSTGRES] {
+            assert_eq!(id(sample), id(sample));
+        }
+        // Enveloped or not, it is the same event.
+        assert_eq!(id(MYSQL), id(MYSQL_BARE));
+        // What Canal numbers and times itself differs from replay to replay.
+        assert_eq!(id(CANAL), id(&altered(&altered(CANAL, "\"id\":9,", "\"id\":10,"), "166798", "999999")));
+        for (sample, from, to) in [
+            (MAXWELL, "\"xid\":940786", "\"xid\":940787"),
+            (MAXWELL, "\"id\":98001", "\"id\":98002"),
+            (MAXWELL, "\"ts\":1481361166", "\"ts\":1481361167"),
+            (MAXWELL_AT, "000006:800911", "000006:800912"),
+            (MAXWELL_AT, "\"xoffset\":1", "\"xoffset\":2"),
+            (CANAL, "\"es\":1481361166000", "\"es\":1481361167000"),
+            (CANAL, "待接单", "派单"),
+            (MYSQL_BARE, "\"pos\":800911", "\"pos\":800912"),
+            (MYSQL_BARE, "\"row\":0", "\"row\":1"),
+            (POSTGRES, "\"lsn\":24023128", "\"lsn\":24023129"),
+        ] {
+            assert_ne!(id(sample), id(&altered(sample, from, to)), "{from}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_transition_is_ignored() {
+        for sample in [
+            include_str!("../testdata/maxwell_others.ndjson"),
+            include_str!("../testdata/canal_others.ndjson"),
+            include_str!("../testdata/debezium_others.ndjson"),
+        ] {
+            let outcomes = outcomes("", sample);
+            assert!(outcomes.len() >= 3 && outcomes.iter().all(|outcome| outcome == "ignored"), "{outcomes:?}");
+        }
+    }
+
+    #[test]
+    fn each_row_of_a_canal_message_is_an_event_of_its_own() {
+        let event = json::parse(include_str!("../testdata/canal_update_two_rows.json").as_bytes()).unwrap();
+        let results = formatter("").format(&event);
+        assert_eq!(results.iter().map(name).collect::<Vec<_>>(), ["payment_timed_out", "payment_timed_out"]);
+        assert_ne!(results[0].event_id, results[1].event_id);
+        let channel = |formatted: &Formatted| match &formatted.outcome {
+            Outcome::Formatted(message) => message.channel,
+            _ => panic!("{}", why(formatted)),
+        };
+        assert_eq!((channel(&results[0]), channel(&results[1])), (Channel::Wechat, Channel::MiniProgram));
+    }
+
+    #[test]
+    fn postgres_without_the_row_before_is_rejected_with_the_remedy() {
+        let rejected = one("", include_str!("../testdata/debezium_postgres_update_without_before.json"));
+        assert_eq!(name(&rejected), "rejected");
+        assert!(why(&rejected).contains("REPLICA IDENTITY FULL"));
+    }
+
+    #[test]
+    fn what_an_order_lacks_is_named() {
+        for (from, to, says) in [
+            ("\"patient_id\":98", "\"patient_id\":null", "the order has none"),
+            ("\"status\":\"待服务\"", "\"status\":\"归档\"", "`归档`, is unknown"),
+            ("\"status\":\"待接单\"", "\"status\":true", "neither a string nor an integer"),
+            ("\"id\":98001", "\"id\":1.5", "`id` is no id"),
+            ("\"id\":98001", "\"id\":\"九\"", "`id` is no id"),
+            ("\"channel\":\"wechat\"", "\"channel\":\"sms\"", "neither `wechat` nor `mini_program`"),
+        ] {
+            assert!(MAXWELL.contains(from));
+            let rejected = one("", &MAXWELL.replace(from, to));
+            assert_eq!(name(&rejected), "rejected", "{from}");
+            assert!(why(&rejected).contains(says), "{}", why(&rejected));
+        }
+    }
+
+    #[test]
+    fn what_a_plain_event_lacks_is_named_together() {
+        let unreadable = one("", r#"{"order_id":"a b","from":"x","to":"in_service","channel":"sms"}"#);
+        assert_eq!(
+            why(&unreadable),
+            "/event_id is missing; /order_id must be an id: 1 to 64 of A-Z a-z 0-9 . _ : -; \
+             /from must be a status, by key or label; /occurred_at is missing; \
+             /channel must be `wechat` or `mini_program`"
+        );
+    }
+
+    #[test]
+    fn an_overdue_service_is_stated_anew_by_operation_or_time() {
+        let event = |old: &str| {
+            format!(
+                r#"{{"database":"clinic","table":"order","type":"update","ts":1,"xid":1,"data":{{"id":1,"status":"服务超时",
+                "operation":"service_overdue","operated_at":"2016-12-10 18:00:00","patient_id":98,"nurse_id":17}},"old":{old}}}"#
+            )
+        };
+        assert_eq!(name(&one("", &event(r#"{"operated_at":"2016-12-10 17:00:00"}"#))), "service_overdue");
+        assert_eq!(name(&one("", &event(r#"{"operation":null}"#))), "service_overdue");
+        assert_eq!(name(&one("", &event(r#"{"remark":null}"#))), "ignored");
+        let unchanged = event(r#"{"operated_at":null}"#).replace("服务超时", "服务中");
+        assert_eq!(name(&one("", &unchanged)), "ignored");
+    }
+
+    #[test]
+    fn the_operators_names_are_read() {
+        let mapping = r#"{
+            "database": "hospital", "table": "t_order",
+            "columns": {"id": "order_no", "status": "state", "operation": "op", "patient_openid": "openid",
+                        "nurse_alias": "nurse_id", "nurse_name": null},
+            "statuses": {"40": "awaiting_acceptance", "50": "awaiting_service"},
+            "operations": {"7": "nurse_accepted"}
+        }"#;
+        let event = r#"{"database":"hospital","table":"t_order","type":"update","ts":1481361166,"xid":1,
+            "data":{"order_no":"HN-98001","state":50,"op":7,"patient_id":"p98","nurse_id":17,"openid":"oABC","nurse_name":"王芳"},
+            "old":{"state":40}}"#;
+        let message = message(mapping, event);
+        assert_eq!(message["order_id"], "HN-98001");
+        assert_eq!(message["payload"]["touser"], "oABC");
+        assert_eq!(message["nurse"], serde_json::json!({"id": "17"}));
+        assert_eq!(name(&one(mapping, &event.replace("t_order", "order"))), "ignored");
+        assert_eq!(name(&one(mapping, &event.replace("hospital", "clinic"))), "ignored");
+        assert_eq!(name(&one(mapping, &event.replace("\"state\":50", "\"state\":51"))), "rejected");
+    }
+
+    #[test]
+    fn a_status_code_may_come_as_canals_string() {
+        let mapping = r#"{"statuses": {"40": "待接单", "50": "待服务"}}"#;
+        let event = CANAL.replace("\"待接单\"", "\"40\"").replace("\"待服务\"", "\"50\"");
+        assert_eq!(name(&one(mapping, &event)), "nurse_accepted");
+    }
+
+    #[test]
+    fn every_fault_of_a_mapping_is_named() {
+        let mapping = r#"{"tabel": "x", "table": "", "columns": {"id": 5, "patient_id": "status", "colour": "c"},
+            "statuses": {"1": "nowhere", "服务中": "refunding"}, "operations": {"a": "b"},
+            "to_states": {"nurse_cancelled": [], "x": ["refunding"], "refund_approved": ["refunding", 3]}}"#;
+        let faults = OrderMapping::parse(mapping).err().unwrap();
+        let pointers: Vec<_> =
+            faults.iter().map(|fault| fault.pointer.trim_start_matches("/variables/order_mapping")).collect();
+        assert_eq!(
+            pointers,
+            [
+                "/tabel",
+                "/table",
+                "/columns/colour",
+                "/columns/patient_id",
+                "/columns/id",
+                "/statuses/1",
+                "/statuses/服务中",
+                "/operations/a",
+                "/to_states/nurse_cancelled",
+                "/to_states/x",
+                "/to_states/refund_approved/1"
+            ]
+        );
+        for text in ["[]", "{", "{\"columns\": 1}", "{\"table\":\"a\",\"table\":\"b\"}"] {
+            assert!(OrderMapping::parse(text).is_err(), "{text}");
+        }
+    }
+
+    proptest! {
+        /// A replay of any change in any feed is the same message; another order's is another.
+        #[test]
+        fn ids_are_stable_and_distinct(order in 1u32..1_000_000, xid in 1u32..1_000_000) {
+            let event = |order: u32| MAXWELL.replace("98001", &order.to_string()).replace("940786", &xid.to_string());
+            let first = message("", &event(order));
+            prop_assert_eq!(&first, &message("", &event(order)));
+            prop_assert_ne!(&first["id"], &message("", &event(order + 1))["id"]);
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(text in r#"[\[\]{}",:a-z0-9服务中]{0,80}"#) {
+            if let Ok(value) = json::parse(text.as_bytes()) {
+                formatter("").format(&value);
+            }
+        }
+    }
+}

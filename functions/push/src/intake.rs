@@ -1,0 +1,213 @@
+//! Events in, messages delivered. Every entry path comes through here: the same checks, the same log line.
+
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use shared::{
+    gateway::{Delivery, Gateway},
+    http::JSON_LIMIT,
+    id::Id,
+    json::{self, Value},
+    log::{EntryPath, Line},
+    message::{Channel, Message, Recipient},
+    ndjson::Splitter,
+    problem::{Fault, Problem},
+};
+
+use crate::{
+    config::{self, Config},
+    format::{Answer, Formatted},
+};
+
+/// The component's version.
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// A message as the answer of an intake shows it.
+#[derive(Serialize)]
+pub(crate) struct Delivered {
+    id: String,
+    recipient: Recipient,
+    channel: Channel,
+    /// `sent`, `logged` (there is no gateway) or `failed`.
+    state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<String>,
+}
+
+/// What one call may spend on delivering.
+pub(crate) struct Budget {
+    /// No delivery begins after it.
+    until: Option<Instant>,
+    /// Deliveries without an answer, one after the other.
+    unanswered: u32,
+}
+
+/// After so many deliveries without an answer, the rest of a call does not wait for one.
+const UNANSWERED_MAX: u32 = 3;
+
+impl Budget {
+    /// As long as it takes, unless the gateway stops answering.
+    pub(crate) const fn patient() -> Self {
+        Self { until: None, unanswered: 0 }
+    }
+
+    /// `spend` in all: a Redis handler holds up every function's Redis events.
+    pub(crate) fn of(spend: Duration) -> Self {
+        Self { until: Instant::now().checked_add(spend), unanswered: 0 }
+    }
+
+    fn left(&self) -> Duration {
+        if self.unanswered >= UNANSWERED_MAX {
+            return Duration::ZERO;
+        }
+        let patience = Gateway::patience();
+        self.until.map_or(patience, |until| until.saturating_duration_since(Instant::now()).min(patience))
+    }
+}
+
+/// Formats one event and delivers its messages.
+pub(crate) async fn take(
+    config: &Config,
+    event: Result<&Value<'_>, Vec<Fault>>,
+    path: EntryPath,
+    budget: &mut Budget,
+) -> Vec<Answer<Delivered>> {
+    let started = Instant::now();
+    let results = match event {
+        Ok(event) => config.formatter.format(event),
+        Err(faults) => vec![Formatted::unreadable(faults)],
+    };
+    let mut answers = Vec::with_capacity(results.len());
+    for formatted in results {
+        answers.push(match Answer::of(formatted) {
+            Ok((event_id, message)) => deliver(config, event_id, &message, path, budget).await,
+            Err(answer) => {
+                log(&answer, started, path);
+                answer
+            }
+        });
+    }
+    answers
+}
+
+async fn deliver(
+    config: &Config,
+    event_id: Option<Id>,
+    message: &Message,
+    path: EntryPath,
+    budget: &mut Budget,
+) -> Answer<Delivered> {
+    let within = budget.left();
+    let started = Instant::now();
+    let delivery = config.gateway.deliver(message, within, path, VERSION).await;
+    // What failed at once was answered, be it by a refusal.
+    let waited = started.elapsed() >= Duration::from_millis(500);
+    budget.unanswered = match delivery {
+        Delivery::Failed(_) if waited || within.is_zero() => budget.unanswered + 1,
+        _ => 0,
+    };
+    Answer {
+        event_id,
+        outcome: delivery.outcome(),
+        scenario: Some(message.scenario),
+        messages: vec![Delivered {
+            id: message.id.clone(),
+            recipient: message.recipient.clone(),
+            channel: message.channel,
+            state: delivery.outcome(),
+            detail: delivery.detail().map(str::to_owned),
+        }],
+        detail: None,
+    }
+}
+
+fn log(answer: &Answer<Delivered>, started: Instant, path: EntryPath) {
+    Line {
+        known_as: (),
+        what: "event",
+        key: answer.event_id.as_ref().map_or("-", Id::as_str),
+        outcome: answer.outcome,
+        detail: answer.detail.as_deref(),
+        started,
+        path,
+        version: VERSION,
+    }
+    .write();
+}
+
+/// Takes the payload of a Redis message: one event, an array, or NDJSON.
+///
+/// # Errors
+/// If the configuration has faults. What is wrong with the payload is logged.
+pub(crate) async fn from_redis(payload: &[u8]) -> Result<(), Problem> {
+    /// What a Redis handler may spend on delivering.
+    const SPEND: Duration = Duration::from_secs(1);
+
+    let config = config::config().await?;
+    let mut budget = Budget::of(SPEND);
+    let mut take = async |event: Result<&Value<'_>, Vec<Fault>>| {
+        take(config, event, EntryPath::Redis, &mut budget).await;
+    };
+    if payload.len() > JSON_LIMIT {
+        take(Err(vec![Fault::at("", format!("the payload may have {JSON_LIMIT} bytes"))])).await;
+        return Ok(());
+    }
+    match read(payload) {
+        Ok(Input::Values(events)) => {
+            for event in &events {
+                take(Ok(event)).await;
+            }
+        }
+        Ok(Input::Lines) => {
+            let mut splitter = Splitter::default();
+            let mut lines = splitter.push(payload);
+            lines.extend(splitter.finish());
+            for line in lines {
+                match read_line(&line) {
+                    Ok(event) => take(Ok(&event)).await,
+                    Err(fault) => take(Err(vec![fault])).await,
+                }
+            }
+        }
+        Err(fault) => take(Err(vec![fault])).await,
+    }
+    Ok(())
+}
+
+/// A whole input, told apart by its shape.
+pub(crate) enum Input<'a> {
+    /// One event, or an array's.
+    Values(Vec<Value<'a>>),
+    /// An event a line.
+    Lines,
+}
+
+/// Tells one event, an array and NDJSON apart.
+///
+/// # Errors
+/// What is wrong with the text, which is none of the three.
+pub(crate) fn read(bytes: &[u8]) -> Result<Input<'_>, Fault> {
+    match json::parse(bytes) {
+        Ok(Value::Array(events)) => Ok(Input::Values(events)),
+        Ok(event) => Ok(Input::Values(vec![event])),
+        Err(error) => {
+            // Several lines of which the first is a whole value are lines, whatever the others are.
+            let mut parts = bytes.trim_ascii_start().splitn(2, |&byte| byte == b'\n');
+            let first = parts.next().is_some_and(|line| json::parse(line).is_ok());
+            let more = parts.next().is_some_and(|rest| !rest.trim_ascii().is_empty());
+            if first && more { Ok(Input::Lines) } else { Err(Fault::at("", format!("not JSON: {error}"))) }
+        }
+    }
+}
+
+/// Reads one line of NDJSON.
+///
+/// # Errors
+/// What is wrong with the line, at its index.
+pub(crate) fn read_line(line: &shared::ndjson::Line) -> Result<Value<'_>, Fault> {
+    let fault = |detail: String| Fault::at("", format!("line {}: {detail}", line.number));
+    let Some(bytes) = &line.bytes else {
+        return Err(fault(format!("may have {} bytes", shared::ndjson::LINE_LIMIT)));
+    };
+    json::parse(bytes).map_err(|error| fault(format!("not JSON: {error}")))
+}

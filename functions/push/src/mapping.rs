@@ -1,0 +1,422 @@
+//! Reads a row by the operator's names: which table and columns, what a status or an operation is called there.
+//!
+//! The variable `order_mapping` is a JSON object; what it leaves out keeps its default. A mapping that does not make
+//! sense is refused with every fault named, at the place in the variable that has it.
+
+use std::collections::HashMap;
+
+use shared::{
+    clock,
+    id::Id,
+    json::{self, Object, Value},
+    problem::Fault,
+};
+use time::{PrimitiveDateTime, macros::format_description, macros::offset};
+
+use crate::{
+    event::{Before, OrderChange, Person, RowUpdate},
+    feed::plain::patient_channel,
+    scenario::{self, SCENARIOS, Transitions},
+    status::Status,
+};
+
+/// What the columns of the order table are called. `None`: the table has no such column.
+struct Columns {
+    id: String,
+    status: String,
+    operation: Option<String>,
+    operated_at: Option<String>,
+    patient_id: Option<String>,
+    nurse_id: Option<String>,
+    nurse_name: Option<String>,
+    channel: Option<String>,
+    updated_at: Option<String>,
+    patient_openid: Option<String>,
+    patient_mini_program_openid: Option<String>,
+    nurse_alias: Option<String>,
+}
+
+/// A checked mapping.
+pub(crate) struct OrderMapping {
+    database: Option<String>,
+    table: String,
+    columns: Columns,
+    /// The operator's names of statuses, beside keys and labels.
+    statuses: HashMap<String, Status>,
+    /// The operator's names of operations → scenario keys, beside keys and labels.
+    operations: HashMap<String, &'static str>,
+    /// What each transition may mean.
+    pub(crate) transitions: Transitions,
+}
+
+/// What a row's update says of an order.
+#[derive(Debug, PartialEq)]
+pub(crate) enum RowReading {
+    /// A transition, or the same status stated anew.
+    Change(Box<OrderChange>),
+    /// Nothing of interest, for this reason.
+    Ignored(String),
+    /// Something that cannot be read, for these reasons.
+    Rejected(String),
+}
+
+impl OrderMapping {
+    /// Reads the variable's value; empty means all defaults.
+    ///
+    /// # Errors
+    /// Every fault, with a pointer that starts at the variable.
+    pub(crate) fn parse(text: &str) -> Result<Self, Vec<Fault>> {
+        let text = if text.trim().is_empty() { "{}" } else { text };
+        let mut check = Check { faults: Vec::new() };
+        let parsed = json::parse(text.as_bytes());
+        let empty = Object::default();
+        let root = match &parsed {
+            Ok(Value::Object(root)) => root,
+            Ok(_) => {
+                check.fault("", "must be a JSON object");
+                &empty
+            }
+            Err(error) => {
+                check.fault("", &format!("is no JSON: {error}"));
+                &empty
+            }
+        };
+        check.keys(root, "", &["database", "table", "columns", "statuses", "operations", "to_states"]);
+        let database = check.name(root, "", "database").flatten();
+        let table = check.required_name(root, "", "table", "order");
+        let columns = check.columns(root.object("columns").unwrap_or(&empty));
+        let statuses = check.statuses(root.object("statuses").unwrap_or(&empty));
+        let operations = check.operations(root.object("operations").unwrap_or(&empty));
+        let to_states = check.to_states(root.object("to_states").unwrap_or(&empty));
+        for key in ["columns", "statuses", "operations", "to_states"] {
+            if root.present(key).is_some_and(|value| value.as_object().is_none()) {
+                check.fault(&format!("/{key}"), "must be an object");
+            }
+        }
+        if !check.faults.is_empty() {
+            return Err(check.faults);
+        }
+        let transitions = Transitions::new(|key| to_states.get(key).cloned());
+        Ok(Self { database, table, columns, statuses, operations, transitions })
+    }
+
+    /// The row's key column, a part of its identity.
+    pub(crate) fn id_column(&self) -> &str {
+        &self.columns.id
+    }
+
+    /// Reads an updated row.
+    pub(crate) fn read(&self, row: &RowUpdate<'_>) -> RowReading {
+        if row.table != self.table {
+            return RowReading::Ignored(format!("the table is `{}`, not `{}`", row.table, self.table));
+        }
+        if let (Some(expected), Some(found)) = (&self.database, row.database)
+            && expected != found
+        {
+            return RowReading::Ignored(format!("the database is `{found}`, not `{expected}`"));
+        }
+        if matches!(row.before, Before::Unknown) {
+            return RowReading::Rejected(
+                "the feed does not tell the row before the update: set REPLICA IDENTITY FULL on Postgres, \
+                 binlog_row_image=FULL on MySQL"
+                    .into(),
+            );
+        }
+        let columns = &self.columns;
+        let operation = self.operation(row);
+        let changed = |column: &Option<String>| column.as_ref().is_some_and(|column| row.changed(column));
+        let overdue = operation
+            .as_deref()
+            .is_some_and(|name| scenario::by_key("service_overdue").is_some_and(|overdue| overdue.is_called(name)));
+        let restated = (overdue && changed(&columns.operation)) || changed(&columns.operated_at);
+        if !row.changed(&columns.status) {
+            // Whatever else is in such a row, only an overdue service can be stated anew.
+            let now = self.status(row.now(&columns.status), "now", &mut Vec::new());
+            if !(restated && now == Some(Status::ServiceOverdue)) {
+                return RowReading::Ignored("the status did not change".into());
+            }
+        }
+        let mut faults = Vec::new();
+        let from = self.status(row.before(&columns.status), "before the update", &mut faults);
+        let to = self.status(row.now(&columns.status), "now", &mut faults);
+        let order_id = row.now(&columns.id).and_then(Id::from_json);
+        if order_id.is_none() {
+            faults.push(format!("`{}` is no id", columns.id));
+        }
+        let patient = Person {
+            id: id(row, &columns.patient_id, &mut faults),
+            name: None,
+            address: address(row, &columns.patient_openid, &mut faults),
+            mini_program_address: address(row, &columns.patient_mini_program_openid, &mut faults),
+        };
+        let nurse = Person {
+            id: id(row, &columns.nurse_id, &mut faults),
+            name: text(row, &columns.nurse_name).map(str::to_owned),
+            address: address(row, &columns.nurse_alias, &mut faults),
+            mini_program_address: None,
+        };
+        let channel = text(row, &columns.channel).and_then(|name| {
+            let channel = patient_channel(name);
+            if channel.is_none() {
+                faults.push(format!("the channel `{name}` is neither `wechat` nor `mini_program`"));
+            }
+            channel
+        });
+        match (order_id, from, to) {
+            (Some(order_id), Some(from), Some(to)) if faults.is_empty() => RowReading::Change(Box::new(OrderChange {
+                event_id: row.event_id.clone(),
+                order_id,
+                from,
+                to,
+                operation,
+                restated,
+                patient,
+                nurse,
+                channel,
+                occurred_at_ms: self.occurred_at_ms(row),
+            })),
+            _ => RowReading::Rejected(faults.join("; ")),
+        }
+    }
+
+    fn status(&self, value: Option<&Value<'_>>, when: &str, faults: &mut Vec<String>) -> Option<Status> {
+        let name = match value {
+            Some(Value::String(name)) => name.trim().to_owned(),
+            Some(Value::Integer(code)) => code.to_string(),
+            Some(_) => {
+                faults.push(format!("the status {when} is neither a string nor an integer"));
+                return None;
+            }
+            None => {
+                faults.push(format!("there is no status {when}"));
+                return None;
+            }
+        };
+        let status = self.statuses.get(&name).copied().or_else(|| Status::parse(&name));
+        if status.is_none() {
+            faults.push(format!("the status {when}, `{}`, is unknown", shortened(&name)));
+        }
+        status
+    }
+
+    /// The operation column's value, in the scenario table's names.
+    fn operation(&self, row: &RowUpdate<'_>) -> Option<String> {
+        let value = row.now(self.columns.operation.as_deref()?)?;
+        let name = match value {
+            Value::String(name) => name.trim().to_owned(),
+            Value::Integer(code) => code.to_string(),
+            _ => return None,
+        };
+        let name = self.operations.get(&name).map_or(name, |key| (*key).to_owned());
+        (!name.is_empty()).then_some(name)
+    }
+
+    /// The feed's own time; without one the row's `updated_at`; without that, now.
+    fn occurred_at_ms(&self, row: &RowUpdate<'_>) -> i64 {
+        let updated_at = || instant(row.now(self.columns.updated_at.as_deref()?)?);
+        row.occurred_at_ms.or_else(updated_at).unwrap_or_else(clock::now_ms)
+    }
+}
+
+/// A value as a fault may quote it.
+fn shortened(name: &str) -> String {
+    name.chars().take(40).collect()
+}
+
+fn text<'v>(row: &RowUpdate<'v>, column: &Option<String>) -> Option<&'v str> {
+    let text = row.now(column.as_deref()?)?.as_str()?.trim();
+    (!text.is_empty()).then_some(text)
+}
+
+fn id(row: &RowUpdate<'_>, column: &Option<String>, faults: &mut Vec<String>) -> Option<Id> {
+    let column = column.as_deref()?;
+    let value = row.now(column)?;
+    // An empty string, or the 0 of a column without default, is nobody.
+    if matches!(value, Value::Integer(0)) || value.as_str().is_some_and(|text| matches!(text.trim(), "" | "0")) {
+        return None;
+    }
+    let id = Id::from_json(value);
+    if id.is_none() {
+        faults.push(format!("`{column}` is no id"));
+    }
+    id
+}
+
+fn address(row: &RowUpdate<'_>, column: &Option<String>, faults: &mut Vec<String>) -> Option<String> {
+    // WeChat's openids have 28 bytes, JPush's aliases at most 40.
+    const ADDRESS_MAX: usize = 64;
+    let address = text(row, column)?;
+    if address.len() > ADDRESS_MAX || address.chars().any(|c| c.is_control() || c.is_whitespace()) {
+        faults.push(format!("`{}` is no address", column.as_deref().unwrap_or_default()));
+        return None;
+    }
+    Some(address.to_owned())
+}
+
+/// A column's time: RFC 3339, `2016-12-10 17:12:46` in Asia/Shanghai, Unix seconds or milliseconds.
+fn instant(value: &Value<'_>) -> Option<i64> {
+    let Value::String(text) = value else {
+        return crate::feed::instant_ms(Some(value));
+    };
+    let local = || {
+        let format = format_description!("[year]-[month]-[day] [hour]:[minute]:[second]");
+        let seconds = text.get(..19)?;
+        let at = PrimitiveDateTime::parse(seconds, format).ok()?.assume_offset(offset!(+8));
+        at.unix_timestamp().checked_mul(1000)
+    };
+    clock::parse_rfc3339(text).or_else(local)
+}
+
+/// Checks the variable and keeps its faults.
+struct Check {
+    faults: Vec<Fault>,
+}
+
+impl Check {
+    fn fault(&mut self, at: &str, detail: &str) {
+        self.faults.push(Fault::at(format!("/variables/order_mapping{at}"), detail));
+    }
+
+    fn keys(&mut self, object: &Object<'_>, at: &str, known: &[&str]) {
+        for (key, _) in object.iter() {
+            if !known.contains(&key) {
+                self.fault(&format!("{at}/{key}"), &format!("is unknown; known are {}", known.join(", ")));
+            }
+        }
+    }
+
+    /// A name that may be left out (`None`) or be `null` (`Some(None)`).
+    fn name(&mut self, object: &Object<'_>, at: &str, key: &str) -> Option<Option<String>> {
+        match object.get(key)? {
+            Value::Null => Some(None),
+            Value::String(name) if !name.trim().is_empty() => Some(Some(name.trim().to_owned())),
+            _ => {
+                self.fault(&format!("{at}/{key}"), "must be a name");
+                None
+            }
+        }
+    }
+
+    fn required_name(&mut self, object: &Object<'_>, at: &str, key: &str, default: &str) -> String {
+        match self.name(object, at, key) {
+            Some(Some(name)) => name,
+            Some(None) => {
+                self.fault(&format!("{at}/{key}"), "must be a name");
+                default.to_owned()
+            }
+            None => default.to_owned(),
+        }
+    }
+
+    fn columns(&mut self, object: &Object<'_>) -> Columns {
+        const AT: &str = "/columns";
+        // The columns that every table has, those that it may lack, and addresses, which have no default.
+        const DEFAULTED: [&str; 9] = [
+            "id",
+            "status",
+            "operation",
+            "operated_at",
+            "patient_id",
+            "nurse_id",
+            "nurse_name",
+            "channel",
+            "updated_at",
+        ];
+        const ADDRESSES: [&str; 3] = ["patient_openid", "patient_mini_program_openid", "nurse_alias"];
+        self.keys(object, AT, &[&DEFAULTED[..], &ADDRESSES].concat());
+        // One column cannot be two of these. Times and addresses may well share one with another.
+        let distinct = ["id", "status", "operation", "patient_id", "nurse_id", "nurse_name", "channel"];
+        let mut roles: HashMap<String, &str> = HashMap::new();
+        for role in distinct {
+            let name = match object.get(role) {
+                Some(Value::String(name)) => name.trim().to_owned(),
+                Some(_) => continue,
+                None => role.to_owned(),
+            };
+            if let Some(other) = roles.insert(name.clone(), role) {
+                self.fault(&format!("{AT}/{role}"), &format!("`{name}` is the column of `{other}` already"));
+            }
+        }
+        let id = self.required_name(object, AT, "id", "id");
+        let status = self.required_name(object, AT, "status", "status");
+        let mut optional = |role: &str| match self.name(object, AT, role) {
+            Some(name) => name,
+            None => DEFAULTED.contains(&role).then(|| role.to_owned()),
+        };
+        Columns {
+            id,
+            status,
+            operation: optional("operation"),
+            operated_at: optional("operated_at"),
+            patient_id: optional("patient_id"),
+            nurse_id: optional("nurse_id"),
+            nurse_name: optional("nurse_name"),
+            channel: optional("channel"),
+            updated_at: optional("updated_at"),
+            patient_openid: optional("patient_openid"),
+            patient_mini_program_openid: optional("patient_mini_program_openid"),
+            nurse_alias: optional("nurse_alias"),
+        }
+    }
+
+    fn statuses(&mut self, object: &Object<'_>) -> HashMap<String, Status> {
+        let mut statuses = HashMap::new();
+        for (name, value) in object.iter() {
+            let at = format!("/statuses/{name}");
+            let Some(status) = value.as_str().and_then(Status::parse) else {
+                self.fault(&at, &format!("must be a status: {}", names(Status::ALL.iter().map(|s| s.key()))));
+                continue;
+            };
+            match Status::parse(name) {
+                Some(other) if other != status => {
+                    self.fault(&at, &format!("is the name of {} already", other.key()));
+                }
+                _ => drop(statuses.insert(name.trim().to_owned(), status)),
+            }
+        }
+        statuses
+    }
+
+    fn operations(&mut self, object: &Object<'_>) -> HashMap<String, &'static str> {
+        let mut operations = HashMap::new();
+        for (name, value) in object.iter() {
+            match value.as_str().and_then(scenario::by_key) {
+                Some(scenario) => drop(operations.insert(name.trim().to_owned(), scenario.key)),
+                None => self.fault(&format!("/operations/{name}"), &format!("must be a scenario: {}", scenarios())),
+            }
+        }
+        operations
+    }
+
+    fn to_states(&mut self, object: &Object<'_>) -> HashMap<String, Vec<Status>> {
+        let mut to_states = HashMap::new();
+        for (key, value) in object.iter() {
+            let at = format!("/to_states/{key}");
+            if scenario::by_key(key).is_none() {
+                self.fault(&at, &format!("is no scenario; known are {}", scenarios()));
+                continue;
+            }
+            let Some(items) = value.as_array().filter(|items| !items.is_empty()) else {
+                self.fault(&at, "must be a list of at least one status");
+                continue;
+            };
+            let mut statuses = Vec::new();
+            for (index, item) in items.iter().enumerate() {
+                match item.as_str().and_then(Status::parse) {
+                    Some(status) => statuses.push(status),
+                    None => self.fault(&format!("{at}/{index}"), "must be a status, by key or label"),
+                }
+            }
+            to_states.insert(key.to_owned(), statuses);
+        }
+        to_states
+    }
+}
+
+fn scenarios() -> String {
+    names(SCENARIOS.iter().map(|scenario| scenario.key))
+}
+
+fn names(keys: impl Iterator<Item = &'static str>) -> String {
+    keys.collect::<Vec<_>>().join(", ")
+}

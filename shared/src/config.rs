@@ -1,0 +1,53 @@
+//! The application's variables, read once per instance.
+//!
+//! A variable is a host call, so a function reads all of its own on first use and keeps them in a [`Lazy`]. A
+//! wrong value is an operator's fault, not a caller's: requests that need it get 503 with every fault named.
+
+use std::{future::Future, sync::OnceLock};
+
+use crate::problem::{Fault, Kind, Problem};
+
+/// The value of `name`.
+///
+/// # Errors
+/// 503 if the manifest does not give this component the variable.
+pub async fn variable(name: &str) -> Result<String, Problem> {
+    spin_sdk::variables::get(name).await.map_err(|error| {
+        misconfigured(vec![Fault::at(format!("/variables/{name}"), format!("cannot be read: {error}"))])
+    })
+}
+
+/// The problem of variables with these faults.
+pub fn misconfigured(faults: Vec<Fault>) -> Problem {
+    Problem::new(Kind::Misconfigured, "the deployment's variables have faults").with_all(faults)
+}
+
+/// What is made once per instance, on first use.
+///
+/// Two requests that come first at the same time both make it and one is kept: making it has no effects.
+pub struct Lazy<T>(OnceLock<T>);
+
+impl<T> Lazy<T> {
+    /// Not made yet.
+    pub const fn new() -> Self {
+        Self(OnceLock::new())
+    }
+
+    /// The value, made by `make` if it is not there.
+    ///
+    /// # Errors
+    /// Those of `make`; they are not kept.
+    pub async fn get_or_try_init<E>(&self, make: impl Future<Output = Result<T, E>>) -> Result<&T, E> {
+        if let Some(value) = self.0.get() {
+            return Ok(value);
+        }
+        let value = make.await?;
+        Ok(self.0.get_or_init(|| value))
+    }
+}
+
+impl<T> Default for Lazy<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,86 @@
+//! Spin's SQLite.
+//!
+//! A connection is opened once per instance: opening costs as much as a commit. `synchronous=FULL` is set on each,
+//! because a commit that a power cut can undo, after its stream entry was acknowledged, is a loss.
+
+use futures::future::BoxFuture;
+use spin_sdk::sqlite;
+
+use super::{Db, DbError, Engine, Migration, Row, Value, migration::migrate};
+
+/// The database that all components share.
+const DATABASE: &str = "default";
+
+/// One open connection.
+struct Spin(sqlite::Connection);
+
+/// Opens the database and brings each owner's tables to their newest version.
+///
+/// # Errors
+/// Those of the runtime; the next call tries again.
+pub async fn open(owners: &[(&str, &[Migration])]) -> Result<Db, DbError> {
+    let migrating = connect().await?;
+    for (owner, migrations) in owners {
+        migrate(&migrating, owner, migrations).await?;
+    }
+    // A connection of its own: a request that came while this one was within its transaction would join it.
+    drop(migrating);
+    connect().await
+}
+
+async fn connect() -> Result<Db, DbError> {
+    let connection = sqlite::Connection::open(DATABASE).await.map_err(DbError::from)?;
+    let db = Db::new(Spin(connection));
+    // WAL is the file's, the other the connection's.
+    db.execute("PRAGMA journal_mode = WAL", []).await?;
+    db.execute("PRAGMA synchronous = FULL", []).await?;
+    Ok(db)
+}
+
+impl Engine for Spin {
+    fn run<'a>(&'a self, sql: &'a str, values: Vec<Value>) -> BoxFuture<'a, Result<Vec<Row>, DbError>> {
+        Box::pin(async move {
+            let mut result = self.0.execute(sql, values.into_iter().map(sqlite::Value::from)).await?;
+            let mut rows = Vec::new();
+            while let Some(row) = result.next().await {
+                rows.push(Row(row.values.into_iter().map(Value::from).collect()));
+            }
+            // Its error arrives here alone, an invalid statement's too.
+            result.result().await?;
+            Ok(rows)
+        })
+    }
+}
+
+impl From<sqlite::Error> for DbError {
+    fn from(error: sqlite::Error) -> Self {
+        match error {
+            sqlite::Error::Io(message) => Self::from_message(message),
+            other => Self::Other(other.to_string()),
+        }
+    }
+}
+
+impl From<Value> for sqlite::Value {
+    fn from(value: Value) -> Self {
+        match value {
+            Value::Null => Self::Null,
+            Value::Integer(value) => Self::Integer(value),
+            Value::Real(value) => Self::Real(value),
+            Value::Text(value) => Self::Text(value),
+            Value::Blob(value) => Self::Blob(value),
+        }
+    }
+}
+
+impl From<sqlite::Value> for Value {
+    fn from(value: sqlite::Value) -> Self {
+        match value {
+            sqlite::Value::Null => Self::Null,
+            sqlite::Value::Integer(value) => Self::Integer(value),
+            sqlite::Value::Real(value) => Self::Real(value),
+            sqlite::Value::Text(value) => Self::Text(value),
+            sqlite::Value::Blob(value) => Self::Blob(value),
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Bodies within limits, and requests with deadlines.
+//!
+//! Answers are axum's, because axum sends `content-length` for a whole body; the SDK's own string bodies go
+//! chunked, in two writes that meet Nagle and delayed ACK.
+
+use std::time::Duration;
+
+use axum::{Json, Router, body::Body, routing::get};
+use bytes::{Bytes, BytesMut};
+use futures::future::{Either, select};
+use http_body_util::BodyExt;
+use spin_sdk::{
+    http::{FullBody, Request, Response},
+    wasip3::{
+        http::types::{ErrorCode, RequestOptions},
+        http_compat::RequestOptionsExtension,
+    },
+};
+use tower_service::Service;
+
+use crate::problem::{self, Fault, Problem};
+
+/// The most bytes of a JSON body.
+pub const JSON_LIMIT: usize = 1024 * 1024;
+
+/// How long connecting to a peer may take.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long a peer's answer may take to begin, and how long it may pause.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Answers `request` by `router`, which a function builds once and keeps.
+pub async fn serve(router: &Router, request: Request) -> axum::response::Response {
+    match router.clone().call(request).await {
+        Ok(response) => response,
+        Err(never) => match never {},
+    }
+}
+
+/// What every function's router begins with: `GET /<function>` tells which version answers, and what no route takes
+/// is a problem.
+///
+/// ```
+/// let router: axum::Router = shared::http::router("/push", "push", "0.1.0");
+/// ```
+pub fn router(path: &str, function: &'static str, version: &'static str) -> Router {
+    let about = move || async move { Json(serde_json::json!({"function": function, "version": version})) };
+    Router::new()
+        .route(path, get(about))
+        .fallback(problem::not_found)
+        .method_not_allowed_fallback(problem::method_not_allowed)
+}
+
+/// Reads a whole body of at most `limit` bytes.
+///
+/// # Errors
+/// 413 as soon as the length is known to be over the limit, 400 if the body ends early.
+pub async fn read_whole(mut body: Body, limit: usize) -> Result<Bytes, Problem> {
+    use http_body::Body as _;
+    if body.size_hint().lower() > limit as u64 || body.size_hint().upper().is_some_and(|upper| upper > limit as u64) {
+        return Err(Problem::too_large(limit));
+    }
+    let mut whole = Bytes::new();
+    let mut joined = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| ended_early())?;
+        let Ok(data) = frame.into_data() else { continue };
+        if whole.len() + joined.len() + data.len() > limit {
+            return Err(Problem::too_large(limit));
+        }
+        // Most bodies come in one piece and are not copied.
+        if whole.is_empty() && joined.is_empty() {
+            whole = data;
+        } else {
+            joined.extend_from_slice(&std::mem::take(&mut whole));
+            joined.extend_from_slice(&data);
+        }
+    }
+    Ok(if joined.is_empty() { whole } else { joined.freeze() })
+}
+
+/// The answer to a body that broke off.
+pub fn ended_early() -> Problem {
+    Problem::bad_input("the body ended early").with(Fault::at("", "the connection broke off within the body"))
+}
+
+/// Why a request to a peer has no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SendError {
+    /// Nobody listens there.
+    #[error("refused the connection")]
+    Refused,
+    /// No answer within the deadline.
+    #[error("did not answer in time")]
+    TimedOut,
+    /// `allowed_outbound_hosts` does not grant it.
+    #[error("is not granted by allowed_outbound_hosts")]
+    Denied,
+    /// The name does not resolve.
+    #[error("has a name that does not resolve")]
+    UnknownHost,
+    /// Anything else, in the runtime's words.
+    #[error("could not be reached: {0}")]
+    Other(String),
+}
+
+impl From<ErrorCode> for SendError {
+    fn from(code: ErrorCode) -> Self {
+        match code {
+            ErrorCode::ConnectionRefused | ErrorCode::DestinationUnavailable => Self::Refused,
+            ErrorCode::ConnectionTimeout
+            | ErrorCode::ConnectionReadTimeout
+            | ErrorCode::ConnectionWriteTimeout
+            | ErrorCode::HttpResponseTimeout => Self::TimedOut,
+            ErrorCode::HttpRequestDenied => Self::Denied,
+            ErrorCode::DnsError(_) | ErrorCode::DnsTimeout | ErrorCode::DestinationNotFound => Self::UnknownHost,
+            other => Self::Other(other.to_string()),
+        }
+    }
+}
+
+/// Sends a request with our timeouts, and gives up after `within` whatever happens.
+///
+/// # Errors
+/// Says why there is no answer.
+pub async fn send(mut request: http::Request<FullBody<Bytes>>, within: Duration) -> Result<Response, SendError> {
+    let options = RequestOptions::new();
+    let nanos = |duration: Duration| u64::try_from(duration.as_nanos()).ok();
+    // A runtime may not know an option; `within` still ends the wait.
+    let _ = options.set_connect_timeout(nanos(CONNECT_TIMEOUT));
+    let _ = options.set_first_byte_timeout(nanos(ANSWER_TIMEOUT));
+    let _ = options.set_between_bytes_timeout(nanos(ANSWER_TIMEOUT));
+    request.extensions_mut().insert(RequestOptionsExtension(options));
+    // Without it the runtime sends chunks, which some peers refuse.
+    let length = http_body::Body::size_hint(request.body()).exact().unwrap_or_default();
+    request.headers_mut().insert(http::header::CONTENT_LENGTH, length.into());
+
+    let answer = std::pin::pin!(spin_sdk::http::send(request));
+    let deadline = std::pin::pin!(spin_sdk::time::sleep(within));
+    match select(answer, deadline).await {
+        Either::Left((answer, _)) => Ok(answer?),
+        Either::Right(_) => Err(SendError::TimedOut),
+    }
+}

@@ -1,0 +1,31 @@
+//! What two or more functions need, a module per idea.
+//!
+//! - [`auth`]: who may call;
+//! - [`clock`]: now, and instants as people and machines read them;
+//! - [`config`]: the application's variables, read once per instance;
+//! - [`db`]: the one door to SQL, with migrations;
+//! - [`gateway`]: hands a message to the push gateway, signed;
+//! - [`http`]: bodies within limits, requests with deadlines;
+//! - [`id`]: identifiers that are safe everywhere;
+//! - [`json`]: strict JSON: duplicate keys, depth and size are faults;
+//! - [`log`]: one JSON line per outcome;
+//! - [`message`]: what a person is told, for each channel;
+//! - [`ndjson`]: lines of any number, each within a limit;
+//! - [`problem`]: every error answer, by RFC 9457;
+//! - [`signature`]: Standard Webhooks.
+//!
+//! No function is imported here.
+
+pub mod auth;
+pub mod clock;
+pub mod config;
+pub mod db;
+pub mod gateway;
+pub mod http;
+pub mod id;
+pub mod json;
+pub mod log;
+pub mod message;
+pub mod ndjson;
+pub mod problem;
+pub mod signature;

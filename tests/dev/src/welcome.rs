@@ -1,0 +1,100 @@
+//! What `dev up` says once everything runs: where it listens, with which tokens, and what to try.
+
+use std::time::Duration;
+
+use harness::feeds::Update;
+use harness::runtime::Kind;
+use harness::{Gateway, Runtime, redis};
+
+use crate::demo::fresh_order;
+use crate::settings::first_token;
+use crate::up::Application;
+
+/// Between the runtime's health and the subscriptions of its Redis triggers.
+const SUBSCRIPTION_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Prints it, after a wait for the Redis triggers, so that what it tells to try does work.
+pub(crate) async fn print(
+    application: &Application,
+    runtime: &Runtime,
+    gateway: Option<&Gateway>,
+    redis_is_ours: bool,
+) {
+    let mut notes = Vec::new();
+    let program = match application.kind {
+        Kind::Spin => "Spin",
+        Kind::Host => "the stand-in host (tests/host)",
+    };
+    println!("\nclinic-functions runs on {program}.\n");
+
+    println!("  HTTP      {}", runtime.url(""));
+    for (route, component) in application.manifest.routes() {
+        println!("              {route:<22} {component}");
+    }
+    if application.hears_redis {
+        let url = application.redis_url();
+        let whose = if redis_is_ours { "started here" } else { "was there already" };
+        println!("  Redis     {url} ({whose})");
+        for (channel, component) in application.manifest.channels() {
+            let channel = application.manifest.resolve(channel, &application.variables);
+            println!("              {channel:<22} {component}");
+            let waited = redis::wait_for_subscriber(url, &channel, SUBSCRIPTION_TIMEOUT).await;
+            notes.extend(waited.err().map(|error| format!("{error:#}.")));
+        }
+        if !redis_is_ours && !rings(url).await {
+            notes.push(format!(
+                "That Redis does not tell of new stream entries. To let it: redis-cli -u {url} config set \
+                 notify-keyspace-events {}",
+                redis::KEYSPACE_EVENTS
+            ));
+        }
+    } else {
+        println!("  Redis     none (TRIGGERS=http)");
+    }
+    match gateway {
+        Some(gateway) => println!("  Messages  go to {}, a dev gateway, and appear below", gateway.url()),
+        None => match application.variables.get("push_gateway").map(String::as_str) {
+            Some(named) if !named.is_empty() => println!("  Messages  go to {named}"),
+            _ => println!("  Messages  go to the log alone"),
+        },
+    }
+    println!("  State     {}", application.state_dir.display());
+    let token = first_token(&application.variables, "api_token");
+    println!("  Tokens    Authorization: Bearer {token} (services)");
+    println!("            Authorization: Bearer {} (operators)", first_token(&application.variables, "admin_token"));
+    for note in notes {
+        println!("\n  Note: {note}");
+    }
+
+    println!("\nTry it: a nurse accepts an order (待接单 → 待服务), and the patient is told.");
+    let order_id = fresh_order();
+    if application.hears_redis {
+        println!("\n  By Redis:\n");
+        let channel = application.manifest.resolve("{{ orders_channel }}", &application.variables);
+        println!("redis-cli -u {} publish {channel} '{}'", application.redis_url(), accepted(order_id));
+    }
+    // Another order: what was sent by one way is not sent again by the other.
+    println!("\n  By HTTP:\n");
+    println!(
+        "curl -i {} -H 'Authorization: Bearer {token}' -H 'Content-Type: application/json' -d '{}'",
+        runtime.url("/push/events"),
+        accepted(order_id + 1)
+    );
+    println!("\n  An order's whole life, in another terminal: make demo");
+    println!("\nCtrl-C ends everything that was started here.\n");
+}
+
+fn accepted(order_id: u64) -> serde_json::Value {
+    Update::new(order_id, "待接单", "待服务").by("nurse_accepted").maxwell()
+}
+
+/// Whether that Redis notifies of stream events; `A` is short for nearly all events.
+async fn rings(url: &str) -> bool {
+    let asked = async {
+        let mut connection = redis::connect(url).await?;
+        let set: Vec<String> =
+            ::redis::cmd("CONFIG").arg("GET").arg("notify-keyspace-events").query_async(&mut connection).await?;
+        anyhow::Ok(set.last().is_some_and(|flags| flags.contains('K') && flags.contains(['t', 'A'])))
+    };
+    asked.await.unwrap_or(false)
+}

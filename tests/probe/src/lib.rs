@@ -1,0 +1,247 @@
+//! A component that shows what the runtime gives: each route uses one capability and answers what it got. The
+//! runtime's tests call it, and `/probe/hello` is the baseline of benchmarks.
+
+use std::{
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::Path,
+    http::{StatusCode, Uri, header::CONTENT_TYPE},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use spin_sdk::{
+    http::{EmptyBody, Request},
+    http_service,
+    redis::{self, RedisParameter, RedisResult},
+    sqlite, variables,
+    wasip3::{
+        http::types::{ErrorCode, RequestOptions},
+        http_compat::RequestOptionsExtension,
+    },
+};
+use tower_service::Service as _;
+
+/// For each of the three timeouts of an outbound request.
+const TIMEOUT_NS: u64 = 2_000_000_000;
+
+/// Requests that this instance has taken.
+static REQUESTS: AtomicU64 = AtomicU64::new(0);
+
+#[http_service]
+async fn http(request: Request) -> Response {
+    static ROUTER: OnceLock<Router> = OnceLock::new();
+    REQUESTS.fetch_add(1, Ordering::Relaxed);
+    match ROUTER.get_or_init(router).clone().call(request).await {
+        Ok(response) => response,
+        Err(never) => match never {},
+    }
+}
+
+mod events {
+    //! The Redis trigger, apart, because what its macro writes is `unsafe`.
+    #![allow(unsafe_code, reason = "generated")]
+
+    use bytes::Bytes;
+    use spin_sdk::redis_subscriber;
+
+    #[redis_subscriber]
+    async fn message(payload: Bytes) -> Result<(), String> {
+        let text = String::from_utf8_lossy(&payload);
+        println!("{text}");
+        match text.as_ref() {
+            "fail" => Err("asked to fail".into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn router() -> Router {
+    Router::new()
+        .route("/probe/hello", get(async || "Hello, world!"))
+        .route("/probe/echo", post(async |body: Body| body))
+        .route("/probe/headers", get(headers))
+        .route("/probe/variables/{name}", get(variable))
+        .route("/probe/sqlite", post(sql))
+        .route("/probe/redis", post(redis_command))
+        .route("/probe/fetch", get(fetch))
+        .route("/probe/count", get(count))
+        .route("/probe/sleep", get(sleep))
+        .route("/probe/panic", get(panic))
+}
+
+fn json(status: StatusCode, body: &Value) -> Response {
+    (status, [(CONTENT_TYPE, "application/json")], body.to_string()).into_response()
+}
+
+fn error(status: StatusCode, error: impl ToString) -> Response {
+    json(status, &json!({ "error": error.to_string() }))
+}
+
+fn query(uri: &Uri, name: &str) -> Option<String> {
+    let query = uri.query().unwrap_or_default().as_bytes();
+    let mut pairs = url::form_urlencoded::parse(query);
+    pairs.find_map(|(key, value)| (key == name).then(|| value.into_owned()))
+}
+
+async fn headers(headers: http::HeaderMap) -> Response {
+    let pairs = headers.iter().map(|(name, value)| {
+        let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
+        (name.to_string(), Value::from(value))
+    });
+    json(StatusCode::OK, &Value::Object(pairs.collect()))
+}
+
+async fn variable(Path(name): Path<String>) -> Response {
+    match variables::get(name).await {
+        Ok(value) => value.into_response(),
+        Err(reason) => error(StatusCode::NOT_FOUND, reason),
+    }
+}
+
+#[derive(Deserialize)]
+struct Statement {
+    sql: String,
+    #[serde(default)]
+    params: Vec<Value>,
+    #[serde(default = "default_database")]
+    database: String,
+}
+
+fn default_database() -> String {
+    "default".into()
+}
+
+async fn sql(body: Bytes) -> Response {
+    let statement = match serde_json::from_slice(&body) {
+        Ok(statement) => statement,
+        Err(reason) => return error(StatusCode::BAD_REQUEST, reason),
+    };
+    match execute(statement).await {
+        Ok(result) => json(StatusCode::OK, &result),
+        Err(reason) => error(StatusCode::INTERNAL_SERVER_ERROR, reason),
+    }
+}
+
+async fn execute(statement: Statement) -> Result<Value, sqlite::Error> {
+    let connection = sqlite::Connection::open(&statement.database).await?;
+    let params = statement.params.into_iter().map(|value| match value {
+        Value::Null => sqlite::Value::Null,
+        Value::String(text) => sqlite::Value::Text(text),
+        Value::Number(number) => match number.as_i64() {
+            Some(integer) => sqlite::Value::Integer(integer),
+            None => sqlite::Value::Real(number.as_f64().unwrap_or_default()),
+        },
+        other => sqlite::Value::Text(other.to_string()),
+    });
+    let result = connection.execute(statement.sql, params).await?;
+    let columns = result.columns().to_vec();
+    let rows = result.collect().await?;
+    let rows: Vec<Value> = rows.into_iter().map(|row| row.values.into_iter().map(from_sql).collect()).collect();
+    Ok(json!({
+        "columns": columns,
+        "rows": rows,
+        "changes": connection.changes().await,
+        "last_insert_rowid": connection.last_insert_rowid().await,
+    }))
+}
+
+fn from_sql(value: sqlite::Value) -> Value {
+    match value {
+        sqlite::Value::Null => Value::Null,
+        sqlite::Value::Integer(integer) => integer.into(),
+        sqlite::Value::Real(real) => real.into(),
+        sqlite::Value::Text(text) => text.into(),
+        sqlite::Value::Blob(blob) => blob.into(),
+    }
+}
+
+#[derive(Deserialize)]
+struct Command {
+    command: String,
+    #[serde(default)]
+    args: Vec<String>,
+    /// Instead of the variable `redis_url`.
+    address: Option<String>,
+}
+
+async fn redis_command(body: Bytes) -> Response {
+    let command: Command = match serde_json::from_slice(&body) {
+        Ok(command) => command,
+        Err(reason) => return error(StatusCode::BAD_REQUEST, reason),
+    };
+    let address = match command.address {
+        Some(address) => Ok(address),
+        None => variables::get("redis_url").await,
+    };
+    let address = match address {
+        Ok(address) => address,
+        Err(reason) => return error(StatusCode::INTERNAL_SERVER_ERROR, reason),
+    };
+    let args = command.args.into_iter().map(|arg| RedisParameter::Binary(arg.into_bytes()));
+    let results = async { redis::Connection::open(address).await?.execute(command.command, args).await };
+    match results.await {
+        Ok(results) => json(StatusCode::OK, &results.into_iter().map(from_redis).collect()),
+        Err(reason) => error(StatusCode::BAD_GATEWAY, reason),
+    }
+}
+
+fn from_redis(result: RedisResult) -> Value {
+    match result {
+        RedisResult::Nil => Value::Null,
+        RedisResult::Int64(number) => number.into(),
+        RedisResult::Status(text) => text.into(),
+        RedisResult::Binary(bytes) => String::from_utf8_lossy(&bytes).into_owned().into(),
+    }
+}
+
+async fn fetch(uri: Uri) -> Response {
+    let Some(url) = query(&uri, "url") else {
+        return error(StatusCode::BAD_REQUEST, "no url");
+    };
+    match get_url(&url).await {
+        Ok(status) => json(StatusCode::OK, &json!({ "status": status.as_u16() })),
+        // Without what an error code may carry.
+        Err(code) => error(StatusCode::BAD_GATEWAY, format!("{code:?}").replace("ErrorCode::", "")),
+    }
+}
+
+async fn get_url(url: &str) -> Result<StatusCode, ErrorCode> {
+    let options = RequestOptions::new();
+    let set = [
+        options.set_connect_timeout(Some(TIMEOUT_NS)),
+        options.set_first_byte_timeout(Some(TIMEOUT_NS)),
+        options.set_between_bytes_timeout(Some(TIMEOUT_NS)),
+    ];
+    if set.iter().any(Result::is_err) {
+        return Err(ErrorCode::InternalError(Some("timeouts are not supported".into())));
+    }
+    let mut request = http::Request::get(url).body(EmptyBody::new()).map_err(|_| ErrorCode::HttpRequestUriInvalid)?;
+    request.extensions_mut().insert(RequestOptionsExtension(options));
+    Ok(spin_sdk::http::send(request).await?.status())
+}
+
+async fn count() -> String {
+    REQUESTS.load(Ordering::Relaxed).to_string()
+}
+
+async fn sleep(uri: Uri) -> String {
+    let ms = query(&uri, "ms").and_then(|ms| ms.parse().ok()).unwrap_or(0);
+    spin_sdk::time::sleep(Duration::from_millis(ms)).await;
+    format!("slept {ms} ms")
+}
+
+/// Traps, as a panic does in a component.
+async fn panic() -> StatusCode {
+    std::process::abort()
+}
