@@ -36,7 +36,7 @@ lint:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 
-bench:
+bench: ## what the functions cost beside a hello world (BENCH_SECONDS, BENCH_ROUNDS, BENCH_CLIENTS)
 	cargo run -q -p dev -- bench
 
 setup:

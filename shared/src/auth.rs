@@ -2,13 +2,15 @@
 //! (operators, who may do all that services may).
 //!
 //! A variable may hold several tokens separated by spaces, so that they can be rotated. Tokens are compared by
-//! their SHA-256 in constant time: neither a token's length nor its first wrong byte shows in the answer's time.
+//! their digests in constant time: neither a token's length nor its first wrong byte shows in the answer's time.
 
 use axum::http::{HeaderMap, header};
-use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 
-use crate::problem::{Kind, Problem};
+use crate::{
+    digest,
+    problem::{Kind, Problem},
+};
 
 /// What a route asks of its caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +30,7 @@ pub struct Tokens {
 impl Tokens {
     /// Reads the two variables' values. An empty value accepts nobody.
     pub fn new(api_token: &str, admin_token: &str) -> Self {
-        let digests = |tokens: &str| tokens.split_whitespace().map(digest).collect();
+        let digests = |tokens: &str| tokens.split_whitespace().map(|token| digest::bytes(token.as_bytes())).collect();
         Self { service: digests(api_token), admin: digests(admin_token) }
     }
 
@@ -40,7 +42,7 @@ impl Tokens {
         let Some(token) = bearer(headers) else {
             return Err(Problem::new(Kind::Unauthorized, "send `Authorization: Bearer <token>`"));
         };
-        let sent = digest(token);
+        let sent = digest::bytes(token.as_bytes());
         let admin = among(&self.admin, &sent);
         let service = among(&self.service, &sent);
         match role {
@@ -57,10 +59,6 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     let (scheme, token) = value.split_once(' ')?;
     let token = token.trim();
     (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
-}
-
-fn digest(token: &str) -> [u8; 32] {
-    Sha256::digest(token.as_bytes()).into()
 }
 
 fn among(known: &[[u8; 32]], sent: &[u8; 32]) -> Choice {

@@ -5,20 +5,9 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use time::{
-    OffsetDateTime, UtcOffset,
-    format_description::{BorrowedFormatItem, well_known::Rfc3339},
-    macros::{format_description, offset},
-};
+use time::{OffsetDateTime, UtcOffset, format_description::well_known::Rfc3339, macros::offset};
 
 const SHANGHAI: UtcOffset = offset!(+8);
-const SECONDS_WITH_MILLIS: &[BorrowedFormatItem<'static>] =
-    format_description!("[year]-[month]-[day] [hour]:[minute]:[second].[subsecond digits:3]");
-const MINUTES_CHINESE: &[BorrowedFormatItem<'static>] =
-    format_description!("[year]年[month padding:none]月[day padding:none]日 [hour]:[minute]");
-const OFFSET_MILLIS: &[BorrowedFormatItem<'static>] = format_description!(
-    "[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3][offset_hour sign:mandatory]:[offset_minute]"
-);
 
 /// The latest instant that has a four-digit year everywhere: 9999-12-31T00:00:00Z.
 pub const LATEST_MS: i64 = 253_402_214_400_000;
@@ -31,17 +20,73 @@ pub fn now_ms() -> i64 {
 
 /// `2016-12-10T17:12:46.224+08:00`.
 pub fn rfc3339(at_ms: i64) -> String {
-    in_shanghai(at_ms).format(OFFSET_MILLIS).unwrap_or_default()
+    let at = in_shanghai(at_ms);
+    let mut text = String::with_capacity(29);
+    date(&mut text, at);
+    text.push('T');
+    time_of_day(&mut text, at);
+    text.push_str("+08:00");
+    text
 }
 
 /// `2016-12-10 17:12:46.224`, Asia/Shanghai: how operators read a time in a log.
 pub fn shanghai_millis(at_ms: i64) -> String {
-    in_shanghai(at_ms).format(SECONDS_WITH_MILLIS).unwrap_or_default()
+    let at = in_shanghai(at_ms);
+    let mut text = String::with_capacity(23);
+    date(&mut text, at);
+    text.push(' ');
+    time_of_day(&mut text, at);
+    text
 }
 
 /// `2016年12月10日 17:12`, Asia/Shanghai: how people read a time in a message.
 pub fn shanghai_minutes(at_ms: i64) -> String {
-    in_shanghai(at_ms).format(MINUTES_CHINESE).unwrap_or_default()
+    let at = in_shanghai(at_ms);
+    let unpadded = |text: &mut String, number: u8| digits(text, number.into(), if number < 10 { 1 } else { 2 });
+    let mut text = String::with_capacity(25);
+    digits(&mut text, year(at), 4);
+    text.push('年');
+    unpadded(&mut text, at.month().into());
+    text.push('月');
+    unpadded(&mut text, at.day());
+    text.push_str("日 ");
+    digits(&mut text, at.hour().into(), 2);
+    text.push(':');
+    digits(&mut text, at.minute().into(), 2);
+    text
+}
+
+/// `2016-12-10`.
+fn date(text: &mut String, at: OffsetDateTime) {
+    digits(text, year(at), 4);
+    text.push('-');
+    digits(text, u8::from(at.month()).into(), 2);
+    text.push('-');
+    digits(text, at.day().into(), 2);
+}
+
+/// `17:12:46.224`.
+fn time_of_day(text: &mut String, at: OffsetDateTime) {
+    digits(text, at.hour().into(), 2);
+    text.push(':');
+    digits(text, at.minute().into(), 2);
+    text.push(':');
+    digits(text, at.second().into(), 2);
+    text.push('.');
+    digits(text, at.millisecond(), 3);
+}
+
+fn year(at: OffsetDateTime) -> u16 {
+    u16::try_from(at.year()).unwrap_or_default()
+}
+
+/// The last `count` digits of `number`. The crate `time` knows the calendar; its formatter takes four times as long
+/// to place the digits, which shows in every message.
+fn digits(text: &mut String, number: u16, count: u32) {
+    for place in (0..count).rev() {
+        let digit = number / 10_u16.pow(place) % 10;
+        text.push(char::from(b'0' + u8::try_from(digit).unwrap_or_default()));
+    }
 }
 
 /// Reads RFC 3339 with offset, between the years 1970 and 9999.

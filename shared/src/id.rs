@@ -26,6 +26,7 @@ impl Id {
         match value {
             Value::String(text) => Self::parse(text),
             Value::Integer(number) => Self::parse(&number.to_string()),
+            Value::Unsigned(number) => Self::parse(&number.to_string()),
             _ => None,
         }
     }

@@ -18,8 +18,10 @@ pub enum Value<'a> {
     Null,
     /// `true`, `false`.
     Bool(bool),
-    /// A number without fraction, within the range of `i64` and `u64`.
-    Integer(i128),
+    /// A number without fraction, within the range of `i64`.
+    Integer(i64),
+    /// One above that range, within `u64`'s, as databases' unsigned keys may be.
+    Unsigned(u64),
     /// Any other number; an id or a time is never one.
     Float(f64),
     /// A string.
@@ -55,6 +57,19 @@ impl<'a> Object<'a> {
         self.get(key)?.as_object()
     }
 
+    /// As [`Value::canonical`].
+    pub fn canonical(&self, bytes: &mut Vec<u8>) {
+        let mut fields: Vec<&(Cow<'a, str>, Value<'a>)> = self.0.iter().collect();
+        fields.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        bytes.push(b'{');
+        for (key, value) in fields {
+            canonical_text(key, bytes);
+            value.canonical(bytes);
+            bytes.push(b',');
+        }
+        bytes.push(b'}');
+    }
+
     /// All fields.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Value<'a>)> {
         self.0.iter().map(|(key, value)| (key.as_ref(), value))
@@ -76,7 +91,7 @@ impl<'a> Value<'a> {
     }
 
     /// The integer it is.
-    pub fn as_integer(&self) -> Option<i128> {
+    pub fn as_integer(&self) -> Option<i64> {
         match self {
             Self::Integer(number) => Some(*number),
             _ => None,
@@ -99,44 +114,36 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// Feeds the value to `sink` in one spelling whatever its text was: keys sorted, no space. Equal values feed
-    /// equal bytes, so a hash of them is the value's identity.
-    pub fn canonical(&self, sink: &mut impl FnMut(&[u8])) {
+    /// Appends the value in one spelling whatever its text was: keys sorted, no space. Equal values append equal
+    /// bytes, and different ones different, so a hash of them is the value's identity.
+    pub fn canonical(&self, bytes: &mut Vec<u8>) {
         match self {
-            Self::Null => sink(b"null"),
-            Self::Bool(true) => sink(b"true"),
-            Self::Bool(false) => sink(b"false"),
-            Self::Integer(number) => sink(number.to_string().as_bytes()),
-            Self::Float(number) => sink(number.to_string().as_bytes()),
-            Self::String(text) => canonical_text(text, sink),
+            Self::Null => bytes.extend_from_slice(b"null"),
+            Self::Bool(true) => bytes.extend_from_slice(b"true"),
+            Self::Bool(false) => bytes.extend_from_slice(b"false"),
+            // Writing a number into memory does not fail.
+            Self::Integer(number) => drop(serde_json::to_writer(bytes, number)),
+            Self::Unsigned(number) => drop(serde_json::to_writer(bytes, number)),
+            Self::Float(number) => drop(serde_json::to_writer(bytes, number)),
+            Self::String(text) => canonical_text(text, bytes),
             Self::Array(items) => {
-                sink(b"[");
+                bytes.push(b'[');
                 for item in items {
-                    item.canonical(sink);
-                    sink(b",");
+                    item.canonical(bytes);
+                    bytes.push(b',');
                 }
-                sink(b"]");
+                bytes.push(b']');
             }
-            Self::Object(object) => {
-                let mut fields: Vec<_> = object.iter().collect();
-                fields.sort_unstable_by_key(|(key, _)| *key);
-                sink(b"{");
-                for (key, value) in fields {
-                    canonical_text(key, sink);
-                    value.canonical(sink);
-                    sink(b",");
-                }
-                sink(b"}");
-            }
+            Self::Object(object) => object.canonical(bytes),
         }
     }
 }
 
-/// A length before the text instead of quotes round it: nothing inside needs escaping.
-fn canonical_text(text: &str, sink: &mut impl FnMut(&[u8])) {
-    sink(text.len().to_string().as_bytes());
-    sink(b":");
-    sink(text.as_bytes());
+/// The text's length stands before it: nothing inside needs escaping, and no text can pass for two.
+fn canonical_text(text: &str, bytes: &mut Vec<u8>) {
+    drop(serde_json::to_writer(&mut *bytes, &text.len()));
+    bytes.push(b':');
+    bytes.extend_from_slice(text.as_bytes());
 }
 
 /// Why a text is not the JSON that is asked for, with its place.
@@ -189,11 +196,11 @@ impl<'de> Visitor<'de> for ValueVisitor {
     }
 
     fn visit_i64<E>(self, value: i64) -> Result<Value<'de>, E> {
-        Ok(Value::Integer(value.into()))
+        Ok(Value::Integer(value))
     }
 
     fn visit_u64<E>(self, value: u64) -> Result<Value<'de>, E> {
-        Ok(Value::Integer(value.into()))
+        Ok(i64::try_from(value).map_or(Value::Unsigned(value), Value::Integer))
     }
 
     fn visit_f64<E>(self, value: f64) -> Result<Value<'de>, E> {
@@ -217,7 +224,8 @@ impl<'de> Visitor<'de> for ValueVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Value<'de>, A::Error> {
-        let mut object: Vec<(Cow<'de, str>, Value<'de>)> = Vec::new();
+        // A row has about a dozen columns.
+        let mut object: Vec<(Cow<'de, str>, Value<'de>)> = Vec::with_capacity(16);
         // Small objects are searched, large ones hashed: a hostile body must not cost the square of its size.
         const SEARCHED: usize = 32;
         let mut seen = HashSet::new();
@@ -266,11 +274,8 @@ impl Serialize for Value<'_> {
         match self {
             Self::Null => serializer.serialize_unit(),
             Self::Bool(value) => serializer.serialize_bool(*value),
-            Self::Integer(number) => match (i64::try_from(*number), u64::try_from(*number)) {
-                (Ok(number), _) => serializer.serialize_i64(number),
-                (_, Ok(number)) => serializer.serialize_u64(number),
-                _ => serializer.serialize_i128(*number),
-            },
+            Self::Integer(number) => serializer.serialize_i64(*number),
+            Self::Unsigned(number) => serializer.serialize_u64(*number),
             Self::Float(number) => serializer.serialize_f64(*number),
             Self::String(text) => serializer.serialize_str(text),
             Self::Array(items) => {
@@ -298,7 +303,7 @@ mod tests {
 
     fn canonical(text: &str) -> Vec<u8> {
         let mut bytes = Vec::new();
-        parse(text.as_bytes()).unwrap().canonical(&mut |part| bytes.extend_from_slice(part));
+        parse(text.as_bytes()).unwrap().canonical(&mut bytes);
         bytes
     }
 
@@ -331,8 +336,9 @@ mod tests {
 
     #[test]
     fn a_number_too_long_for_an_integer_is_no_integer() {
-        assert_eq!(parse(b"18446744073709551615").unwrap().as_integer(), Some(u64::MAX.into()));
-        assert_eq!(parse(b"123456789012345678901234567890").unwrap().as_integer(), None);
+        assert_eq!(parse(b"18446744073709551615").unwrap(), Value::Unsigned(u64::MAX));
+        assert_eq!(parse(b"9223372036854775807").unwrap(), Value::Integer(i64::MAX));
+        assert!(matches!(parse(b"123456789012345678901234567890").unwrap(), Value::Float(_)));
     }
 
     #[test]

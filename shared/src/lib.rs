@@ -4,6 +4,7 @@
 //! - [`clock`]: now, and instants as people and machines read them;
 //! - [`config`]: the application's variables, read once per instance;
 //! - [`db`]: the one door to SQL, with migrations;
+//! - [`digest`]: what a thing is known by;
 //! - [`gateway`]: hands a message to the push gateway, signed;
 //! - [`http`]: bodies within limits, requests with deadlines;
 //! - [`id`]: identifiers that are safe everywhere;
@@ -20,6 +21,7 @@ pub mod auth;
 pub mod clock;
 pub mod config;
 pub mod db;
+pub mod digest;
 pub mod gateway;
 pub mod http;
 pub mod id;

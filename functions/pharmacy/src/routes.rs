@@ -10,5 +10,5 @@ pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// All routes, built once per instance.
 pub(crate) fn router() -> &'static Router {
     static ROUTER: OnceLock<Router> = OnceLock::new();
-    ROUTER.get_or_init(|| shared::http::router("/pharmacy", "pharmacy", VERSION))
+    ROUTER.get_or_init(|| shared::http::router("/pharmacy", "pharmacy", VERSION, Router::new()))
 }

@@ -85,8 +85,8 @@ pub(crate) struct OrderChange {
     pub(crate) restated: bool,
     pub(crate) patient: Person,
     pub(crate) nurse: Person,
-    /// The patient's channel, where the row chooses one.
-    pub(crate) channel: Option<Channel>,
+    /// The patient's channel, where the row chooses one; a name that is none is the patient's messages' fault alone.
+    pub(crate) channel: Option<Result<Channel, String>>,
     pub(crate) occurred_at_ms: i64,
 }
 

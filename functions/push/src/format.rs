@@ -46,7 +46,7 @@ pub(crate) enum Outcome {
 
 impl Formatted {
     /// What cannot be read at all.
-    pub(crate) fn unreadable(faults: Vec<Fault>) -> Self {
+    fn unreadable(faults: Vec<Fault>) -> Self {
         Self { event_id: None, outcome: Outcome::Unreadable(faults) }
     }
 }
@@ -79,12 +79,17 @@ impl<M> Answer<M> {
 }
 
 /// The faults as one sentence.
-fn sentence(faults: &[Fault]) -> String {
+pub(crate) fn sentence(faults: &[Fault]) -> String {
     let clause = |fault: &Fault| format!("{} {}", fault.pointer, fault.detail).trim().to_owned();
     faults.iter().map(clause).collect::<Vec<_>>().join("; ")
 }
 
 impl Formatter {
+    /// The results of one event, or of what could not be read as one.
+    pub(crate) fn results(&self, event: Result<&Value<'_>, Fault>) -> Vec<Formatted> {
+        event.map_or_else(|fault| vec![Formatted::unreadable(vec![fault])], |event| self.format(event))
+    }
+
     /// The results of one event; a Canal event has one for each of its rows.
     pub(crate) fn format(&self, event: &Value<'_>) -> Vec<Formatted> {
         feed::read(event, self.mapping.id_column()).into_iter().map(|reading| self.result(reading)).collect()
@@ -132,7 +137,9 @@ fn notice(scenario: &'static Scenario, change: OrderChange) -> Result<Notice, St
         .flatten();
     let (channel, recipient) = match scenario.recipient {
         Addressee::Patient => {
-            let channel = change.channel.unwrap_or(scenario.recipient.channel());
+            let channel = change.channel.unwrap_or(Ok(scenario.recipient.channel()));
+            let channel =
+                channel.map_err(|name| format!("the channel `{name}` is neither `wechat` nor `mini_program`"))?;
             let patient = change.patient;
             let address = if channel == Channel::MiniProgram { patient.mini_program_address } else { patient.address };
             let id = Some(patient.id.ok_or_else(|| missing("patient"))?);

@@ -7,7 +7,7 @@ use shared::{
     gateway::{Delivery, Gateway},
     http::JSON_LIMIT,
     id::Id,
-    json::{self, Value},
+    json::Value,
     log::{EntryPath, Line},
     message::{Channel, Message, Recipient},
     ndjson::Splitter,
@@ -16,7 +16,8 @@ use shared::{
 
 use crate::{
     config::{self, Config},
-    format::{Answer, Formatted},
+    format::{Answer, Formatted, sentence},
+    input::{self, Input},
 };
 
 /// The component's version.
@@ -65,24 +66,21 @@ impl Budget {
     }
 }
 
-/// Formats one event and delivers its messages.
+/// Delivers the messages of one event's results, and logs what became of each.
 pub(crate) async fn take(
     config: &Config,
-    event: Result<&Value<'_>, Vec<Fault>>,
+    results: Vec<Formatted>,
     path: EntryPath,
     budget: &mut Budget,
 ) -> Vec<Answer<Delivered>> {
     let started = Instant::now();
-    let results = match event {
-        Ok(event) => config.formatter.format(event),
-        Err(faults) => vec![Formatted::unreadable(faults)],
-    };
     let mut answers = Vec::with_capacity(results.len());
     for formatted in results {
         answers.push(match Answer::of(formatted) {
             Ok((event_id, message)) => deliver(config, event_id, &message, path, budget).await,
             Err(answer) => {
-                log(&answer, started, path);
+                let key = answer.event_id.as_ref().map_or("-", Id::as_str);
+                log(key, answer.outcome, answer.detail.as_deref(), started, path);
                 answer
             }
         });
@@ -121,39 +119,33 @@ async fn deliver(
     }
 }
 
-fn log(answer: &Answer<Delivered>, started: Instant, path: EntryPath) {
-    Line {
-        known_as: (),
-        what: "event",
-        key: answer.event_id.as_ref().map_or("-", Id::as_str),
-        outcome: answer.outcome,
-        detail: answer.detail.as_deref(),
-        started,
-        path,
-        version: VERSION,
-    }
-    .write();
+fn log(key: &str, outcome: &str, detail: Option<&str>, started: Instant, path: EntryPath) {
+    Line { known_as: (), what: "event", key, outcome, detail, started, path, version: VERSION }.write();
 }
 
-/// Takes the payload of a Redis message: one event, an array, or NDJSON.
+/// Takes the payload of a Redis message: one event, an array, or lines.
 ///
 /// # Errors
-/// If the configuration has faults. What is wrong with the payload is logged.
+/// If the configuration has faults: the event is lost, and the log says so. What is wrong with the payload is logged.
 pub(crate) async fn from_redis(payload: &[u8]) -> Result<(), Problem> {
     /// What a Redis handler may spend on delivering.
     const SPEND: Duration = Duration::from_secs(1);
+    const PATH: EntryPath = EntryPath::Redis;
 
-    let config = config::config().await?;
+    let config = config::config().await.inspect_err(|problem| {
+        log("-", "failed", Some(&sentence(problem.errors())), Instant::now(), PATH);
+    })?;
     let mut budget = Budget::of(SPEND);
-    let mut take = async |event: Result<&Value<'_>, Vec<Fault>>| {
-        take(config, event, EntryPath::Redis, &mut budget).await;
+    let mut take = async |event: Result<&Value<'_>, Fault>| {
+        take(config, config.formatter.results(event), PATH, &mut budget).await;
     };
     if payload.len() > JSON_LIMIT {
-        take(Err(vec![Fault::at("", format!("the payload may have {JSON_LIMIT} bytes"))])).await;
+        take(Err(Fault::at("", format!("the payload may have {JSON_LIMIT} bytes")))).await;
         return Ok(());
     }
-    match read(payload) {
-        Ok(Input::Values(events)) => {
+    match input::read(payload) {
+        Ok(Input::One(event)) => take(Ok(&event)).await,
+        Ok(Input::Many(events)) => {
             for event in &events {
                 take(Ok(event)).await;
             }
@@ -163,51 +155,17 @@ pub(crate) async fn from_redis(payload: &[u8]) -> Result<(), Problem> {
             let mut lines = splitter.push(payload);
             lines.extend(splitter.finish());
             for line in lines {
-                match read_line(&line) {
-                    Ok(event) => take(Ok(&event)).await,
-                    Err(fault) => take(Err(vec![fault])).await,
+                match input::read_line(&line) {
+                    Ok(events) => {
+                        for event in &events {
+                            take(Ok(event)).await;
+                        }
+                    }
+                    Err(fault) => take(Err(fault)).await,
                 }
             }
         }
-        Err(fault) => take(Err(vec![fault])).await,
+        Err(fault) => take(Err(fault)).await,
     }
     Ok(())
-}
-
-/// A whole input, told apart by its shape.
-pub(crate) enum Input<'a> {
-    /// One event, or an array's.
-    Values(Vec<Value<'a>>),
-    /// An event a line.
-    Lines,
-}
-
-/// Tells one event, an array and NDJSON apart.
-///
-/// # Errors
-/// What is wrong with the text, which is none of the three.
-pub(crate) fn read(bytes: &[u8]) -> Result<Input<'_>, Fault> {
-    match json::parse(bytes) {
-        Ok(Value::Array(events)) => Ok(Input::Values(events)),
-        Ok(event) => Ok(Input::Values(vec![event])),
-        Err(error) => {
-            // Several lines of which the first is a whole value are lines, whatever the others are.
-            let mut parts = bytes.trim_ascii_start().splitn(2, |&byte| byte == b'\n');
-            let first = parts.next().is_some_and(|line| json::parse(line).is_ok());
-            let more = parts.next().is_some_and(|rest| !rest.trim_ascii().is_empty());
-            if first && more { Ok(Input::Lines) } else { Err(Fault::at("", format!("not JSON: {error}"))) }
-        }
-    }
-}
-
-/// Reads one line of NDJSON.
-///
-/// # Errors
-/// What is wrong with the line, at its index.
-pub(crate) fn read_line(line: &shared::ndjson::Line) -> Result<Value<'_>, Fault> {
-    let fault = |detail: String| Fault::at("", format!("line {}: {detail}", line.number));
-    let Some(bytes) = &line.bytes else {
-        return Err(fault(format!("may have {} bytes", shared::ndjson::LINE_LIMIT)));
-    };
-    json::parse(bytes).map_err(|error| fault(format!("not JSON: {error}")))
 }

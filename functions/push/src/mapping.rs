@@ -3,7 +3,7 @@
 //! The variable `order_mapping` is a JSON object; what it leaves out keeps its default. A mapping that does not make
 //! sense is refused with every fault named, at the place in the variable that has it.
 
-use std::collections::HashMap;
+use std::{borrow::Cow, collections::HashMap};
 
 use shared::{
     clock,
@@ -87,7 +87,7 @@ impl OrderMapping {
         let columns = check.columns(root.object("columns").unwrap_or(&empty));
         let statuses = check.statuses(root.object("statuses").unwrap_or(&empty));
         let operations = check.operations(root.object("operations").unwrap_or(&empty));
-        let to_states = check.to_states(root.object("to_states").unwrap_or(&empty));
+        let to_states = check.replaced_states(root.object("to_states").unwrap_or(&empty));
         for key in ["columns", "statuses", "operations", "to_states"] {
             if root.present(key).is_some_and(|value| value.as_object().is_none()) {
                 check.fault(&format!("/{key}"), "must be an object");
@@ -155,13 +155,7 @@ impl OrderMapping {
             address: address(row, &columns.nurse_alias, &mut faults),
             mini_program_address: None,
         };
-        let channel = text(row, &columns.channel).and_then(|name| {
-            let channel = patient_channel(name);
-            if channel.is_none() {
-                faults.push(format!("the channel `{name}` is neither `wechat` nor `mini_program`"));
-            }
-            channel
-        });
+        let channel = text(row, &columns.channel).map(|name| patient_channel(name).ok_or_else(|| shortened(name)));
         match (order_id, from, to) {
             (Some(order_id), Some(from), Some(to)) if faults.is_empty() => RowReading::Change(Box::new(OrderChange {
                 event_id: row.event_id.clone(),
@@ -181,8 +175,8 @@ impl OrderMapping {
 
     fn status(&self, value: Option<&Value<'_>>, when: &str, faults: &mut Vec<String>) -> Option<Status> {
         let name = match value {
-            Some(Value::String(name)) => name.trim().to_owned(),
-            Some(Value::Integer(code)) => code.to_string(),
+            Some(Value::String(name)) => Cow::Borrowed(name.trim()),
+            Some(Value::Integer(code)) => Cow::Owned(code.to_string()),
             Some(_) => {
                 faults.push(format!("the status {when} is neither a string nor an integer"));
                 return None;
@@ -192,7 +186,7 @@ impl OrderMapping {
                 return None;
             }
         };
-        let status = self.statuses.get(&name).copied().or_else(|| Status::parse(&name));
+        let status = self.statuses.get(name.as_ref()).copied().or_else(|| Status::parse(&name));
         if status.is_none() {
             faults.push(format!("the status {when}, `{}`, is unknown", shortened(&name)));
         }
@@ -388,7 +382,7 @@ impl Check {
         operations
     }
 
-    fn to_states(&mut self, object: &Object<'_>) -> HashMap<String, Vec<Status>> {
+    fn replaced_states(&mut self, object: &Object<'_>) -> HashMap<String, Vec<Status>> {
         let mut to_states = HashMap::new();
         for (key, value) in object.iter() {
             let at = format!("/to_states/{key}");

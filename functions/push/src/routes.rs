@@ -1,15 +1,17 @@
 //! HTTP in, domain call, HTTP out.
 
-use std::sync::OnceLock;
+use std::{convert::Infallible, sync::OnceLock};
 
 use axum::{
     Router,
     body::Body,
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    extract::Request,
+    http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
     routing::post,
 };
 use bytes::Bytes;
+use futures::FutureExt;
 use http_body::Frame;
 use http_body_util::StreamBody;
 use serde::Serialize;
@@ -25,16 +27,16 @@ use shared::{
 use crate::{
     config::{Config, config, tokens},
     format::{Answer, Formatted, Outcome},
-    intake::{self, Budget, Input, VERSION, read, read_line},
+    input::{self, Input, Place},
+    intake::{self, Budget, VERSION},
 };
 
 /// All routes, built once per instance.
 pub(crate) fn router() -> &'static Router {
     static ROUTER: OnceLock<Router> = OnceLock::new();
     ROUTER.get_or_init(|| {
-        shared::http::router("/push", "push", VERSION)
-            .route("/push/format", post(format))
-            .route("/push/events", post(events))
+        let routes = Router::new().route("/push/format", post(format)).route("/push/events", post(events));
+        shared::http::router("/push", "push", VERSION, routes)
     })
 }
 
@@ -47,15 +49,18 @@ enum Action {
     Deliver,
 }
 
-async fn format(headers: HeaderMap, body: Body) -> Result<Response, Problem> {
-    answer(Action::Format, &headers, body).await
+async fn format(request: Request) -> Result<Response, Problem> {
+    answer(Action::Format, request).await
 }
 
-async fn events(headers: HeaderMap, body: Body) -> Result<Response, Problem> {
-    answer(Action::Deliver, &headers, body).await
+async fn events(request: Request) -> Result<Response, Problem> {
+    answer(Action::Deliver, request).await
 }
 
-async fn answer(action: Action, headers: &HeaderMap, body: Body) -> Result<Response, Problem> {
+async fn answer(action: Action, request: Request) -> Result<Response, Problem> {
+    // The request whole: axum's `HeaderMap` would copy every header.
+    let (head, body) = request.into_parts();
+    let headers = &head.headers;
     tokens().await?.require(Role::Service, headers)?;
     let mut call =
         Call { action, config: config().await?, budget: Budget::patient(), faults: Vec::new(), readable: false };
@@ -64,21 +69,30 @@ async fn answer(action: Action, headers: &HeaderMap, body: Body) -> Result<Respo
         return call.stream(Lines::new(body)).await;
     }
     let bytes = read_whole(body, JSON_LIMIT).await?;
-    let events = match read(&bytes) {
-        Ok(Input::Values(events)) => events,
+    let mut results = Vec::with_capacity(1024);
+    results.extend_from_slice(b"{\"results\":[");
+    match input::read(&bytes) {
+        Ok(Input::One(event)) => call.take(Ok(&event), Place::Whole, b",", &mut results).await,
+        Ok(Input::Many(events)) => {
+            for (index, event) in events.iter().enumerate() {
+                call.take(Ok(event), Place::Index(index), b",", &mut results).await;
+            }
+        }
         Ok(Input::Lines) => return call.stream(Lines::new(Body::from(bytes))).await,
         Err(fault) => return Err(Problem::bad_input("the body is no event").with(fault)),
-    };
-    let mut results = b"{\"results\":[".to_vec();
-    for (index, event) in events.iter().enumerate() {
-        // A lone event's faults are pointed at in the body itself.
-        let at = if bytes.trim_ascii_start().starts_with(b"[") { format!("/{index}") } else { String::new() };
-        call.take(Ok(event), &at, b",", &mut results).await;
     }
     call.require_readable()?;
     results.pop_if(|last| *last == b',');
     results.extend_from_slice(b"]}");
     Ok((call.status(), json_type("application/json"), results).into_response())
+}
+
+/// The most bytes of a streamed answer that are gathered before they are sent. A piece below a network segment's
+/// size waits for the peer's acknowledgement of the piece before.
+const CHUNK: usize = 64 * 1024;
+
+fn frame(bytes: Vec<u8>) -> Result<Frame<Bytes>, Infallible> {
+    Ok(Frame::data(Bytes::from(bytes)))
 }
 
 fn json_type(name: &'static str) -> [(header::HeaderName, HeaderValue); 1] {
@@ -105,26 +119,15 @@ impl Call {
     }
 
     /// Takes one event and writes its results, each followed by `end`.
-    async fn take(&mut self, event: Result<&Value<'_>, Fault>, at: &str, end: &[u8], out: &mut Vec<u8>) {
-        let event = event.map_err(|fault| vec![fault]);
+    async fn take(&mut self, event: Result<&Value<'_>, Fault>, place: Place, end: &[u8], out: &mut Vec<u8>) {
+        let results = self.config.formatter.results(event);
+        self.note(&results, place);
         if self.action == Action::Deliver {
-            if let Ok(event) = event {
-                // Readable or not is the formatter's to say; it has no effects.
-                let results = self.config.formatter.format(event);
-                self.note(&results, at);
-            } else if let Err(faults) = &event {
-                self.note_faults(faults, at);
-            }
-            for answer in intake::take(self.config, event, EntryPath::Http, &mut self.budget).await {
+            for answer in intake::take(self.config, results, EntryPath::Http, &mut self.budget).await {
                 write(&answer, end, out);
             }
             return;
         }
-        let results = match event {
-            Ok(event) => self.config.formatter.format(event),
-            Err(faults) => vec![Formatted::unreadable(faults)],
-        };
-        self.note(&results, at);
         for formatted in results {
             match Answer::of(formatted) {
                 Ok((event_id, message)) => {
@@ -138,19 +141,16 @@ impl Call {
         }
     }
 
-    fn note(&mut self, results: &[Formatted], at: &str) {
+    /// Keeps whether anything was readable, and the faults until something is.
+    fn note(&mut self, results: &[Formatted], place: Place) {
         for formatted in results {
             match &formatted.outcome {
-                Outcome::Unreadable(faults) => self.note_faults(faults, at),
+                Outcome::Unreadable(faults) if !self.readable && self.faults.len() < FAULTS_MAX => {
+                    self.faults.extend(faults.iter().map(|fault| place.of(fault)));
+                }
+                Outcome::Unreadable(_) => {}
                 _ => self.readable = true,
             }
-        }
-    }
-
-    fn note_faults(&mut self, faults: &[Fault], at: &str) {
-        if !self.readable && self.faults.len() < FAULTS_MAX {
-            let placed = |fault: &Fault| Fault::at(format!("{at}{}", fault.pointer), fault.detail.clone());
-            self.faults.extend(faults.iter().map(placed));
         }
     }
 
@@ -175,43 +175,43 @@ impl Call {
         self.readable = true;
         self.faults = Vec::new();
         let status = self.status();
-        let rest = futures::stream::unfold((self, Some(lines), head), async |(mut call, lines, head)| {
-            if !head.is_empty() {
-                return Some((
-                    Ok::<_, std::convert::Infallible>(Frame::data(Bytes::from(head))),
-                    (call, lines, Vec::new()),
-                ));
-            }
+        let rest = futures::stream::unfold((self, Some(lines), head), async |(mut call, lines, mut out)| {
             let mut lines = lines?;
-            let mut out = Vec::new();
-            let next = match lines.next().await {
-                Ok(Some(batch)) => {
-                    call.take_lines(&batch, &mut out).await;
-                    Some(lines)
+            loop {
+                // What is there already is answered in one piece; nobody waits for more while an answer is at hand.
+                let next = if out.is_empty() {
+                    lines.next().await
+                } else if out.len() < CHUNK
+                    && let Some(next) = lines.next().now_or_never()
+                {
+                    next
+                } else {
+                    return Some((frame(out), (call, Some(lines), Vec::new())));
+                };
+                match next {
+                    Ok(Some(batch)) => call.take_lines(&batch, &mut out).await,
+                    Ok(None) if out.is_empty() => return None,
+                    Ok(None) => return Some((frame(out), (call, None, Vec::new()))),
+                    Err(_) => {
+                        call.take(Err(Fault::at("", "the body ended early")), Place::Whole, b"\n", &mut out).await;
+                        return Some((frame(out), (call, None, Vec::new())));
+                    }
                 }
-                Ok(None) => return None,
-                Err(_) => {
-                    let broken = Fault::at("", "the body ended early");
-                    call.take(Err(broken), "", b"\n", &mut out).await;
-                    None
-                }
-            };
-            Some((Ok(Frame::data(Bytes::from(out))), (call, next, Vec::new())))
+            }
         });
         Ok((status, json_type(ndjson::MEDIA_TYPE), Body::new(StreamBody::new(rest))).into_response())
     }
 
     async fn take_lines(&mut self, batch: &[ndjson::Line], out: &mut Vec<u8>) {
         for line in batch {
-            match read_line(line) {
-                // A line may hold an array as well.
-                Ok(Value::Array(events)) => {
+            let place = Place::Line(line.number);
+            match input::read_line(line) {
+                Ok(events) => {
                     for event in &events {
-                        self.take(Ok(event), "", b"\n", out).await;
+                        self.take(Ok(event), place, b"\n", out).await;
                     }
                 }
-                Ok(event) => self.take(Ok(&event), "", b"\n", out).await,
-                Err(fault) => self.take(Err(fault), "", b"\n", out).await,
+                Err(fault) => self.take(Err(fault), place, b"\n", out).await,
             }
         }
     }

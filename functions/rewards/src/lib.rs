@@ -5,17 +5,26 @@
 
 mod routes;
 
-#[expect(unsafe_code, reason = "the SDK's macro exports what the runtime calls")]
+#[expect(unsafe_code, reason = "the SDK's macros export what the runtime calls")]
 mod triggers {
     use bytes::Bytes;
     use spin_sdk::{
-        http::{IntoResponse, Request},
-        http_service, redis_subscriber,
+        redis_subscriber,
+        wasip3::{
+            self,
+            exports::http::handler::Guest,
+            http::types::{ErrorCode, Request, Response},
+        },
     };
 
-    #[http_service]
-    async fn http(request: Request) -> impl IntoResponse {
-        shared::http::serve(crate::routes::router(), request).await
+    /// What the SDK's `#[http_service]` would export, with `shared::http`'s conversions instead of the SDK's.
+    struct Http;
+    wasip3::http::service::export!(Http);
+
+    impl Guest for Http {
+        async fn handle(request: Request) -> Result<Response, ErrorCode> {
+            shared::http::serve(crate::routes::router(), request).await
+        }
     }
 
     #[redis_subscriber]

@@ -10,9 +10,8 @@ pub mod wechat;
 use std::borrow::Cow;
 
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 
-use crate::{clock, id::Id, problem::Fault};
+use crate::{clock, digest, id::Id, problem::Fault};
 
 /// Whom a message is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -64,7 +63,7 @@ impl Recipient {
     /// `patient:98`, `nurse:available`: who it is within one event.
     pub fn key(&self) -> String {
         let who = self.id.as_ref().map(Id::as_str).or(self.audience).unwrap_or("-");
-        format!("{}:{who}", self.role.as_str())
+        [self.role.as_str(), ":", who].concat()
     }
 }
 
@@ -272,18 +271,11 @@ impl Message {
     }
 }
 
-/// `msg_` and 32 hexadecimal digits of SHA-256 over event, scenario and recipient.
+/// `msg_` and 32 hexadecimal digits: the digest of event, scenario and recipient.
 fn message_id(event_id: &Id, scenario: &str, recipient: &Recipient) -> String {
     // None of the three can hold a line's end, so two different triples never feed the same bytes.
-    let digest = Sha256::digest(format!("{event_id}\n{scenario}\n{}", recipient.key()));
-    format!("msg_{}", hex(&digest, 16))
-}
-
-/// The first `bytes` of `digest` in hexadecimal.
-pub fn hex(digest: &[u8], bytes: usize) -> String {
-    const DIGITS: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
-    let digit = |nibble: u8| DIGITS.get(usize::from(nibble)).copied().unwrap_or_default();
-    digest.iter().take(bytes).flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
+    let of = [event_id.as_str(), scenario, &recipient.key()].join("\n");
+    ["msg_", &digest::hex(of.as_bytes())].concat()
 }
 
 /// `{"value": …}`, as WeChat's templates take each of their fields.

@@ -30,7 +30,7 @@ const REFUNDED: [Step; 2] = [("服务中", "退款申请中", "refund_requested"
 
 type Step = (&'static str, &'static str, &'static str);
 
-/// An order that no earlier run has used, because what has been sent once is not sent again.
+/// An order that no earlier run has used.
 pub(crate) fn fresh_order() -> u64 {
     u64::try_from(OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000).unwrap_or_default()
 }

@@ -1,5 +1,5 @@
 //! What the Makefile runs: the whole application on this machine, an order's life as a demonstration, and the
-//! benchmark. Parameters come from the environment; the Makefile has their defaults.
+//! benchmark. Parameters come from the environment; the Makefile has their defaults, except the benchmark's.
 
 mod bench;
 mod demo;
@@ -28,8 +28,8 @@ enum Command {
     Up(settings::Up),
     /// Plays an order's life through the running application and shows the messages that it sends
     Demo(settings::Demo),
-    /// Measures the application
-    Bench,
+    /// Measures the functions against a hello-world component on the same runtime
+    Bench(bench::Settings),
     /// Installs what is missing: the compiler's target and redis-server
     Setup,
 }
@@ -50,7 +50,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Up(settings) => up::run(settings).await,
         Command::Demo(settings) => demo::run(settings).await,
-        Command::Bench => bench::run().await,
+        Command::Bench(settings) => bench::run(settings).await,
         Command::Setup => {
             setup::target().await?;
             setup::redis_server().await

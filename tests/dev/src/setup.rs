@@ -37,16 +37,26 @@ async fn has_target() -> Result<bool> {
 
 /// Installs redis-server, if it is missing.
 pub(crate) async fn redis_server() -> Result<()> {
-    if on_path("redis-server").is_some() {
+    program("redis-server", "redis").await
+}
+
+/// Installs wrk, which loads the benchmark, if it is missing.
+pub(crate) async fn wrk() -> Result<()> {
+    program("wrk", "wrk").await
+}
+
+/// Installs a program from the Debian package of the same name, if it is missing; `formula` is its name in Homebrew.
+async fn program(name: &str, formula: &str) -> Result<()> {
+    if on_path(name).is_some() {
         return Ok(());
     }
-    const BY_HAND: &str = "install it by hand (macOS: `brew install redis`), and run this again";
+    let by_hand = format!("install it by hand (macOS: `brew install {formula}`), and run this again");
     if on_path("apt-get").is_none() {
-        bail!("redis-server is not on the PATH, and there is no apt-get to install it: {BY_HAND}");
+        bail!("{name} is not on the PATH, and there is no apt-get to install it: {by_hand}");
     }
     let is_root = nix::unistd::geteuid().is_root();
     if !is_root && on_path("sudo").is_none() {
-        bail!("redis-server is not on the PATH, and to install it one must be root or have sudo: {BY_HAND}");
+        bail!("{name} is not on the PATH, and to install it one must be root or have sudo: {by_hand}");
     }
     let apt_get = |arguments: &[&str]| {
         // `env` on the far side of sudo, which drops what it is given.
@@ -59,11 +69,11 @@ pub(crate) async fn redis_server() -> Result<()> {
     };
     // A list may be out of date in part and yet do: the installation decides.
     let updated = run(&mut apt_get(&["update", "-q"])).await;
-    let install = ["install", "-q", "-y", "--no-install-recommends", "redis-server"];
+    let install = ["install", "-q", "-y", "--no-install-recommends", name];
     let installed = run(&mut apt_get(&install)).await.and(updated);
-    if on_path("redis-server").is_none() {
-        installed.with_context(|| format!("redis-server could not be installed: {BY_HAND}"))?;
-        bail!("redis-server was installed, but is not on the PATH");
+    if on_path(name).is_none() {
+        installed.with_context(|| format!("{name} could not be installed: {by_hand}"))?;
+        bail!("{name} was installed, but is not on the PATH");
     }
     Ok(())
 }

@@ -73,7 +73,7 @@ pub(crate) async fn print(
         let channel = application.manifest.resolve("{{ orders_channel }}", &application.variables);
         println!("redis-cli -u {} publish {channel} '{}'", application.redis_url(), accepted(order_id));
     }
-    // Another order: what was sent by one way is not sent again by the other.
+    // Another order, so that the two messages can be told apart.
     println!("\n  By HTTP:\n");
     println!(
         "curl -i {} -H 'Authorization: Bearer {token}' -H 'Content-Type: application/json' -d '{}'",

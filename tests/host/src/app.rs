@@ -131,6 +131,10 @@ fn engine() -> Result<Engine> {
         if pooling {
             config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool()));
         }
+        // `perf` then names the components' functions; build them with CARGO_PROFILE_RELEASE_STRIP=none.
+        if std::env::var_os("CLINIC_HOST_PERF_MAP").is_some() {
+            config.profiler(wasmtime::ProfilingStrategy::PerfMap);
+        }
         config
     };
     // The pool reserves terabytes of address space, which some machines do not have.

@@ -49,7 +49,7 @@ pub(super) fn read<'v>(event: &'v Object<'v>) -> Reading<'v> {
                 restated,
                 patient: Person { id: patient_id, ..Person::default() },
                 nurse: Person { id: nurse_id, name: nurse_name, ..Person::default() },
-                channel,
+                channel: channel.map(Ok),
                 occurred_at_ms,
             })
         }

@@ -3,6 +3,8 @@
 //! Answers are axum's, because axum sends `content-length` for a whole body; the SDK's own string bodies go
 //! chunked, in two writes that meet Nagle and delayed ACK.
 
+mod wasi;
+
 use std::time::Duration;
 
 use axum::{Json, Router, body::Body, routing::get};
@@ -10,9 +12,9 @@ use bytes::{Bytes, BytesMut};
 use futures::future::{Either, select};
 use http_body_util::BodyExt;
 use spin_sdk::{
-    http::{FullBody, Request, Response},
+    http::{FullBody, Response},
     wasip3::{
-        http::types::{ErrorCode, RequestOptions},
+        http::types::{self, ErrorCode, RequestOptions},
         http_compat::RequestOptionsExtension,
     },
 };
@@ -29,26 +31,26 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a peer's answer may take to begin, and how long it may pause.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Answers `request` by `router`, which a function builds once and keeps.
-pub async fn serve(router: &Router, request: Request) -> axum::response::Response {
-    match router.clone().call(request).await {
-        Ok(response) => response,
+/// Answers the runtime's `request` by `router`, which a function builds once and keeps.
+///
+/// # Errors
+/// If either is none that HTTP, or the runtime, knows.
+pub async fn serve(router: &Router, request: types::Request) -> Result<types::Response, ErrorCode> {
+    match router.clone().call(wasi::request(request)?).await {
+        Ok(response) => wasi::response(response).await,
         Err(never) => match never {},
     }
 }
 
-/// What every function's router begins with: `GET /<function>` tells which version answers, and what no route takes
-/// is a problem.
+/// A function's router: its `routes`; `GET /<function>`, which tells which version answers; and problems for what no
+/// route takes.
 ///
 /// ```
-/// let router: axum::Router = shared::http::router("/push", "push", "0.1.0");
+/// let router = shared::http::router("/push", "push", "0.1.0", axum::Router::new());
 /// ```
-pub fn router(path: &str, function: &'static str, version: &'static str) -> Router {
+pub fn router(path: &str, function: &'static str, version: &'static str, routes: Router) -> Router {
     let about = move || async move { Json(serde_json::json!({"function": function, "version": version})) };
-    Router::new()
-        .route(path, get(about))
-        .fallback(problem::not_found)
-        .method_not_allowed_fallback(problem::method_not_allowed)
+    routes.route(path, get(about)).fallback(problem::not_found).method_not_allowed_fallback(problem::method_not_allowed)
 }
 
 /// Reads a whole body of at most `limit` bytes.
@@ -57,12 +59,17 @@ pub fn router(path: &str, function: &'static str, version: &'static str) -> Rout
 /// 413 as soon as the length is known to be over the limit, 400 if the body ends early.
 pub async fn read_whole(mut body: Body, limit: usize) -> Result<Bytes, Problem> {
     use http_body::Body as _;
-    if body.size_hint().lower() > limit as u64 || body.size_hint().upper().is_some_and(|upper| upper > limit as u64) {
+    // The runtime's body knows its `content-length` as an upper bound.
+    let declared = body.size_hint().upper().and_then(|length| usize::try_from(length).ok());
+    if declared.is_some_and(|length| length > limit) {
         return Err(Problem::too_large(limit));
     }
     let mut whole = Bytes::new();
     let mut joined = BytesMut::new();
-    while let Some(frame) = body.frame().await {
+    // Asking for the end of a body that is complete would cost two more turns of the runtime's event loop.
+    while declared != Some(whole.len() + joined.len())
+        && let Some(frame) = body.frame().await
+    {
         let frame = frame.map_err(|_| ended_early())?;
         let Ok(data) = frame.into_data() else { continue };
         if whole.len() + joined.len() + data.len() > limit {

@@ -1,0 +1,110 @@
+//! An input as a whole: one event, an array of events, or an event a line, told apart by shape. Every entry path reads
+//! its input here.
+
+use shared::{
+    json::{self, Value},
+    ndjson::{LINE_LIMIT, Line},
+    problem::Fault,
+};
+
+/// A whole input.
+pub(crate) enum Input<'a> {
+    /// One event.
+    One(Value<'a>),
+    /// An array's events.
+    Many(Vec<Value<'a>>),
+    /// An event a line.
+    Lines,
+}
+
+/// Where an event stands in its input.
+#[derive(Clone, Copy)]
+pub(crate) enum Place {
+    /// It is the input.
+    Whole,
+    /// In the array, counted from 0.
+    Index(usize),
+    /// In the lines, counted from 1.
+    Line(u64),
+}
+
+impl Place {
+    /// A fault of the event as a fault of the input. A line has the pointer that it would have in an array.
+    pub(crate) fn of(self, fault: &Fault) -> Fault {
+        let at = match self {
+            Self::Whole => return fault.clone(),
+            Self::Index(index) => format!("/{index}"),
+            Self::Line(number) => format!("/{}", number.saturating_sub(1)),
+        };
+        Fault::at(at + &fault.pointer, fault.detail.clone())
+    }
+}
+
+/// Tells one event, an array and lines apart.
+///
+/// # Errors
+/// What is wrong with a text that is none of the three.
+pub(crate) fn read(bytes: &[u8]) -> Result<Input<'_>, Fault> {
+    match json::parse(bytes) {
+        Ok(Value::Array(events)) if events.is_empty() => Err(Fault::at("", "has no event")),
+        Ok(Value::Array(events)) => Ok(Input::Many(events)),
+        Ok(event) => Ok(Input::One(event)),
+        Err(error) => {
+            // Several lines of which the first is a whole value are lines, whatever the others are.
+            let mut parts = bytes.trim_ascii_start().splitn(2, |&byte| byte == b'\n');
+            let first = parts.next().is_some_and(|line| json::parse(line).is_ok());
+            let more = parts.next().is_some_and(|rest| !rest.trim_ascii().is_empty());
+            if first && more { Ok(Input::Lines) } else { Err(Fault::at("", format!("not JSON: {error}"))) }
+        }
+    }
+}
+
+/// The events of one line, which may hold an array as well.
+///
+/// # Errors
+/// What is wrong with the line.
+pub(crate) fn read_line(line: &Line) -> Result<Vec<Value<'_>>, Fault> {
+    let fault = |detail: String| Fault::at("", format!("line {}: {detail}", line.number));
+    let Some(bytes) = &line.bytes else {
+        return Err(fault(format!("may have {LINE_LIMIT} bytes")));
+    };
+    match json::parse(bytes) {
+        Ok(Value::Array(events)) => Ok(events),
+        Ok(event) => Ok(vec![event]),
+        Err(error) => Err(fault(format!("not JSON: {error}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shape(text: &str) -> String {
+        match read(text.as_bytes()) {
+            Ok(Input::One(_)) => "one".into(),
+            Ok(Input::Many(events)) => format!("many {}", events.len()),
+            Ok(Input::Lines) => "lines".into(),
+            Err(fault) => fault.detail,
+        }
+    }
+
+    #[test]
+    fn an_input_is_told_by_its_shape() {
+        assert_eq!(shape("{\n \"a\": 1\n}\n"), "one");
+        assert_eq!(shape("[{},\n{}]"), "many 2");
+        assert_eq!(shape("{}\n{}"), "lines");
+        assert_eq!(shape("\n{}\nnonsense"), "lines");
+        assert_eq!(shape("[]"), "has no event");
+        assert!(shape("{\"a\":\n").starts_with("not JSON"));
+        assert!(shape("").starts_with("not JSON"));
+    }
+
+    #[test]
+    fn a_fault_is_placed_in_the_input() {
+        let fault = Fault::at("/from", "is missing");
+        let pointer = |place: Place| place.of(&fault).pointer;
+        assert_eq!(pointer(Place::Whole), "/from");
+        assert_eq!(pointer(Place::Index(2)), "/2/from");
+        assert_eq!(pointer(Place::Line(3)), "/2/from");
+    }
+}

@@ -1,0 +1,153 @@
+//! The runtime's requests as axum's, and axum's answers as the runtime's.
+//!
+//! The SDK has such conversions. These ask the runtime for less: a request costs three host calls instead of a dozen,
+//! and an answer is offered together with its body and the body's end, which saves turns of the runtime's event loop
+//! on every request (`make bench`).
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use axum::{
+    body::Body,
+    extract::Request,
+    http::{HeaderName, HeaderValue, header},
+    response::Response,
+};
+use bytes::Bytes;
+use futures::{FutureExt, Stream, stream};
+use http_body::{Frame, SizeHint};
+use http_body_util::BodyExt;
+use spin_sdk::{
+    http::IntoResponse,
+    wasip3::{
+        http::types::{self, ErrorCode, Fields},
+        wit_bindgen::{self, StreamResult},
+        wit_future, wit_stream,
+    },
+};
+
+/// The most bytes that are asked for at once.
+const READ_MAX: usize = 16 * 1024;
+
+/// A request as axum takes it: method, path with query, headers and body.
+///
+/// # Errors
+/// If one of them is none that HTTP knows.
+pub(super) fn request(request: types::Request) -> Result<Request, ErrorCode> {
+    let path = request.get_path_with_query().unwrap_or_else(|| "/".to_owned());
+    let mut converted = Request::new(Body::empty());
+    *converted.method_mut() = request.get_method().try_into().map_err(|_| ErrorCode::HttpRequestMethodInvalid)?;
+    *converted.uri_mut() = path.parse().map_err(|_| ErrorCode::HttpRequestUriInvalid)?;
+    let headers = converted.headers_mut();
+    for (name, value) in request.get_headers().copy_all() {
+        // What the runtime adds of its own (`spin-path-info` and six more) nobody here reads.
+        if name.starts_with("spin-") {
+            continue;
+        }
+        // What the runtime let in but HTTP does not know concerns nobody here either.
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
+            headers.append(name, value);
+        }
+    }
+    let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    *converted.body_mut() = Body::new(RequestBody { frames: Box::pin(frames(request, length)), length });
+    Ok(converted)
+}
+
+/// The body of a request, read as it is asked for.
+struct RequestBody {
+    frames: Pin<Box<dyn Stream<Item = Result<Frame<Bytes>, ErrorCode>> + Send>>,
+    length: Option<u64>,
+}
+
+impl http_body::Body for RequestBody {
+    type Data = Bytes;
+    type Error = ErrorCode;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ErrorCode>>> {
+        self.frames.as_mut().poll_next(context)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let mut hint = SizeHint::new();
+        if let Some(length) = self.length {
+            hint.set_upper(length);
+        }
+        hint
+    }
+}
+
+fn frames(request: types::Request, length: Option<u64>) -> impl Stream<Item = Result<Frame<Bytes>, ErrorCode>> + Send {
+    let capacity =
+        length.and_then(|length| usize::try_from(length).ok()).map_or(READ_MAX, |length| length.clamp(1, READ_MAX));
+    enum Source {
+        Unread(types::Request),
+        Open(
+            wit_bindgen::StreamReader<u8>,
+            wit_bindgen::FutureReader<Result<Option<types::Trailers>, ErrorCode>>,
+            // Kept until the body is done with: dropping it tells the runtime that it was received well.
+            wit_bindgen::FutureWriter<Result<(), ErrorCode>>,
+        ),
+    }
+    stream::unfold(Some(Source::Unread(request)), move |source| async move {
+        let (mut contents, trailers, received) = match source? {
+            Source::Unread(request) => {
+                let (received, reader) = wit_future::new(|| Ok(()));
+                let (contents, trailers) = types::Request::consume_body(request, reader);
+                (contents, trailers, received)
+            }
+            Source::Open(contents, trailers, received) => (contents, trailers, received),
+        };
+        let (result, bytes) = contents.read(Vec::with_capacity(capacity)).await;
+        match result {
+            StreamResult::Complete(_) => {
+                Some((Ok(Frame::data(bytes.into())), Some(Source::Open(contents, trailers, received))))
+            }
+            // The end: whether the peer reached it or broke off is told with the trailers, which nobody here uses.
+            StreamResult::Dropped => trailers.await.err().map(|error| (Err(error), None)),
+            StreamResult::Cancelled => None,
+        }
+    })
+}
+
+/// An answer as the runtime takes it. A streamed body goes the SDK's way.
+///
+/// # Errors
+/// If the answer's headers are none that the runtime lets out.
+pub(super) async fn response(response: Response) -> Result<types::Response, ErrorCode> {
+    use http_body::Body as _;
+    if response.body().size_hint().exact().is_none() {
+        return response.into_response();
+    }
+    let (head, mut body) = response.into_parts();
+    let mut whole = Vec::new();
+    // A body of known size is in memory: its frames are ready.
+    while let Some(Some(Ok(frame))) = body.frame().now_or_never() {
+        if let Ok(data) = frame.into_data() {
+            if whole.is_empty() { whole = data.into() } else { whole.extend_from_slice(&data) }
+        }
+    }
+    let pair = |(name, value): (&HeaderName, &HeaderValue)| (name.as_str().to_owned(), value.as_bytes().to_vec());
+    let headers: Vec<_> = head.headers.iter().map(pair).collect();
+    let headers = Fields::from_list(&headers).map_err(|error| ErrorCode::InternalError(Some(error.to_string())))?;
+    let (mut contents, contents_reader) = wit_stream::new();
+    let (trailers, trailers_reader) = wit_future::new(|| Ok(None));
+    let (response, _) = types::Response::new(headers, Some(contents_reader), trailers_reader);
+    let _ = response.set_status_code(head.status.as_u16());
+    let mut write = Box::pin(async move {
+        contents.write_all(whole).await;
+        drop(contents);
+        // What became of it is the runtime's to know.
+        let _ = trailers.write(Ok(None)).await;
+    });
+    // Begun before the answer is handed over, the body is there when the runtime looks for it.
+    if futures::poll!(&mut write).is_pending() {
+        wit_bindgen::spawn(write);
+    }
+    Ok(response)
+}
