@@ -25,10 +25,26 @@ impl Id {
     pub fn from_json(value: &Value<'_>) -> Option<Self> {
         match value {
             Value::String(text) => Self::parse(text),
-            Value::Integer(number) => Self::parse(&number.to_string()),
-            Value::Unsigned(number) => Self::parse(&number.to_string()),
+            Value::Integer(number) => Some(Self::of(number.is_negative(), number.unsigned_abs())),
+            Value::Unsigned(number) => Some(Self::of(false, *number)),
             _ => None,
         }
+    }
+
+    /// A number's decimal digits, written in place: every row has three of them.
+    fn of(negative: bool, mut number: u64) -> Self {
+        let mut digits = [0; 20];
+        let mut start = digits.len();
+        for (place, digit) in digits.iter_mut().enumerate().rev() {
+            *digit = b'0' + u8::try_from(number % 10).unwrap_or_default();
+            number /= 10;
+            start = place;
+            if number == 0 {
+                break;
+            }
+        }
+        let digits = std::str::from_utf8(digits.get(start..).unwrap_or_default()).unwrap_or_default();
+        if negative { Self(["-", digits].concat().into()) } else { Self(digits.into()) }
     }
 
     /// The text.
@@ -67,6 +83,14 @@ mod tests {
         for bad in ["", "a b", "患者", "a/b", "a\n", &"x".repeat(65)] {
             assert!(Id::parse(bad).is_none(), "{bad}");
         }
+    }
+
+    #[test]
+    fn an_integer_makes_the_id_that_its_digits_make() {
+        for number in [0, 7, 10, 98, -1, i64::MAX, i64::MIN] {
+            assert_eq!(Id::from_json(&Value::Integer(number)), Id::parse(&number.to_string()));
+        }
+        assert_eq!(Id::from_json(&Value::Unsigned(u64::MAX)), Id::parse(&u64::MAX.to_string()));
     }
 
     #[test]

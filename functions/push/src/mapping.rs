@@ -124,15 +124,17 @@ impl OrderMapping {
         }
         let columns = &self.columns;
         let operation = self.operation(row);
-        let changed = |column: &Option<String>| column.as_ref().is_some_and(|column| row.changed(column));
-        let overdue = operation
-            .as_deref()
-            .is_some_and(|name| scenario::by_key("service_overdue").is_some_and(|overdue| overdue.is_called(name)));
-        let restated = (overdue && changed(&columns.operation)) || changed(&columns.operated_at);
+        let mut restated = false;
         if !row.changed(&columns.status) {
             // Whatever else is in such a row, only an overdue service can be stated anew.
+            let changed = |column: &Option<String>| column.as_ref().is_some_and(|column| row.changed(column));
+            let named = operation
+                .as_deref()
+                .is_some_and(|name| scenario::by_key("service_overdue").is_some_and(|overdue| overdue.is_called(name)));
             let now = self.status(row.now(&columns.status), "now", &mut Vec::new());
-            if !(restated && now == Some(Status::ServiceOverdue)) {
+            restated = now == Some(Status::ServiceOverdue)
+                && ((named && changed(&columns.operation)) || changed(&columns.operated_at));
+            if !restated {
                 return RowReading::Ignored("the status did not change".into());
             }
         }

@@ -37,10 +37,10 @@ const READ_MAX: usize = 16 * 1024;
 /// If one of them is none that HTTP knows.
 pub(super) fn request(request: types::Request) -> Result<Request, ErrorCode> {
     let path = request.get_path_with_query().unwrap_or_else(|| "/".to_owned());
-    let mut converted = Request::new(Body::empty());
-    *converted.method_mut() = request.get_method().try_into().map_err(|_| ErrorCode::HttpRequestMethodInvalid)?;
-    *converted.uri_mut() = path.parse().map_err(|_| ErrorCode::HttpRequestUriInvalid)?;
-    let headers = converted.headers_mut();
+    let (mut head, ()) = axum::http::Request::new(()).into_parts();
+    head.method = request.get_method().try_into().map_err(|_| ErrorCode::HttpRequestMethodInvalid)?;
+    head.uri = path.try_into().map_err(|_| ErrorCode::HttpRequestUriInvalid)?;
+    let headers = &mut head.headers;
     for (name, value) in request.get_headers().copy_all() {
         // What the runtime adds of its own (`spin-path-info` and six more) nobody here reads.
         if name.starts_with("spin-") {
@@ -52,8 +52,8 @@ pub(super) fn request(request: types::Request) -> Result<Request, ErrorCode> {
         }
     }
     let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-    *converted.body_mut() = Body::new(RequestBody { frames: Box::pin(frames(request, length)), length });
-    Ok(converted)
+    let body = RequestBody { frames: Box::pin(frames(request, length)), length };
+    Ok(Request::from_parts(head, Body::new(body)))
 }
 
 /// The body of a request, read as it is asked for.

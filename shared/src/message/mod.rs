@@ -62,8 +62,16 @@ impl Recipient {
 
     /// `patient:98`, `nurse:available`: who it is within one event.
     pub fn key(&self) -> String {
+        let mut key = String::with_capacity(24);
+        self.push_key(&mut key);
+        key
+    }
+
+    fn push_key(&self, text: &mut String) {
         let who = self.id.as_ref().map(Id::as_str).or(self.audience).unwrap_or("-");
-        [self.role.as_str(), ":", who].concat()
+        for part in [self.role.as_str(), ":", who] {
+            text.push_str(part);
+        }
     }
 }
 
@@ -274,8 +282,12 @@ impl Message {
 /// `msg_` and 32 hexadecimal digits: the digest of event, scenario and recipient.
 fn message_id(event_id: &Id, scenario: &str, recipient: &Recipient) -> String {
     // None of the three can hold a line's end, so two different triples never feed the same bytes.
-    let of = [event_id.as_str(), scenario, &recipient.key()].join("\n");
-    ["msg_", &digest::hex(of.as_bytes())].concat()
+    let mut of = String::with_capacity(160);
+    for part in [event_id.as_str(), "\n", scenario, "\n"] {
+        of.push_str(part);
+    }
+    recipient.push_key(&mut of);
+    digest::hex("msg_", of.as_bytes())
 }
 
 /// `{"value": …}`, as WeChat's templates take each of their fields.

@@ -20,7 +20,7 @@ pub(super) fn read<'v>(event: &'v Object<'v>, id_column: &str) -> Vec<Reading<'v
     let kind = event.text("type").unwrap_or_default();
     let ddl = event.get("isDdl") == Some(&Value::Bool(true));
     if ddl || !kind.eq_ignore_ascii_case("update") {
-        let event_id = Identity::of("canal").parts(event, &["database", "table", "type", "es", "sql", "data"]).id();
+        let event_id = Identity::of("canal:").parts(event, &["database", "table", "type", "es", "sql", "data"]).id();
         return vec![Reading::Nothing { event_id, detail: format!("`{kind}` is no update of a row") }];
     }
     let mut faults = Vec::new();
@@ -47,7 +47,7 @@ pub(super) fn read<'v>(event: &'v Object<'v>, id_column: &str) -> Vec<Reading<'v
         };
         let changed = old.and_then(|old| old.get(index)).and_then(Value::as_object);
         let identity =
-            Identity::of("canal").parts(event, &["database", "table", "gtid", "es"]).part(after.get(id_column));
+            Identity::of("canal:").parts(event, &["database", "table", "gtid", "es"]).part(after.get(id_column));
         match identity.object(changed).object(Some(after)).id() {
             Some(event_id) => Reading::Row(RowUpdate {
                 event_id,

@@ -36,7 +36,7 @@ pub(super) fn read<'v>(event: &'v Object<'v>, id_column: &str) -> Reading<'v> {
         return super::unreadable(&format!("{at}/source"), "must be an object");
     };
     let key = after.or(before).and_then(|row| row.get(id_column));
-    let identity = Identity::of("debezium").parts(source, &["name", "db", "schema", "table"]).part(key);
+    let identity = Identity::of("debezium:").parts(source, &["name", "db", "schema", "table"]).part(key);
     let has = |key: &str| source.present(key).is_some_and(|value| value.as_str() != Some(""));
     let event_id = if has("file") {
         identity.parts(source, &["file", "pos", "row"]).id()

@@ -15,7 +15,7 @@ pub(super) fn is(event: &Object<'_>) -> bool {
 pub(super) fn read<'v>(event: &'v Object<'v>, id_column: &str) -> Reading<'v> {
     let data = event.object("data");
     let key = data.and_then(|data| data.get(id_column)).or_else(|| event.get("primary_key"));
-    let identity = Identity::of("maxwell").parts(event, &["database", "table"]).part(key);
+    let identity = Identity::of("maxwell:").parts(event, &["database", "table"]).part(key);
     let event_id = if event.present("position").is_some() {
         // A file and offset say which statement, `xoffset` and the key which row.
         identity.parts(event, &["position", "xoffset"]).id()

@@ -59,14 +59,15 @@ pub(crate) fn instant_ms(value: Option<&Value<'_>>) -> Option<i64> {
 
 /// Collects what an event is known by, and makes an id of it.
 struct Identity {
-    feed: &'static str,
+    prefix: &'static str,
     bytes: Vec<u8>,
 }
 
 impl Identity {
-    fn of(feed: &'static str) -> Self {
+    /// Of the feed whose ids begin with `prefix`.
+    fn of(prefix: &'static str) -> Self {
         // An event seldom has more, so the buffer seldom grows.
-        Self { feed, bytes: Vec::with_capacity(1024) }
+        Self { prefix, bytes: Vec::with_capacity(1024) }
     }
 
     /// Adds a part. A missing one and a `null` one are told apart from every value.
@@ -94,7 +95,7 @@ impl Identity {
 
     /// `maxwell:` and 32 hexadecimal digits.
     fn id(self) -> Option<Id> {
-        Id::parse(&[self.feed, ":", &digest::hex(&self.bytes)].concat())
+        Id::parse(&digest::hex(self.prefix, &self.bytes))
     }
 }
 
