@@ -20,6 +20,10 @@ use axum::{
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use shared::{
+    db::{self, DbError, Migration},
+    problem::Problem,
+};
 use spin_sdk::{
     http::{EmptyBody, Request},
     http_service,
@@ -73,6 +77,7 @@ fn router() -> Router {
         .route("/probe/headers", get(headers))
         .route("/probe/variables/{name}", get(variable))
         .route("/probe/sqlite", post(sql))
+        .route("/probe/migrated", get(migrated))
         .route("/probe/redis", post(redis_command))
         .route("/probe/fetch", get(fetch))
         .route("/probe/count", get(count))
@@ -173,6 +178,19 @@ struct Command {
     args: Vec<String>,
     /// Instead of the variable `redis_url`.
     address: Option<String>,
+}
+
+/// Opens the database as the functions do, migrated on first use, and tells how often that was done.
+async fn migrated() -> Result<axum::Json<Value>, Problem> {
+    const MIGRATIONS: &[Migration] = &[
+        Migration { version: 1, statements: &["CREATE TABLE visits (id INTEGER PRIMARY KEY)"] },
+        Migration { version: 2, statements: &["ALTER TABLE visits ADD COLUMN at_ms INTEGER NOT NULL DEFAULT 0"] },
+    ];
+    let db = db::spin::open(&[("probe", MIGRATIONS)]).await?;
+    db.execute("INSERT INTO visits (at_ms) VALUES ($1)", [shared::clock::now_ms().into()]).await?;
+    let asked = db.query_one("SELECT count(*), (SELECT synchronous FROM pragma_synchronous) FROM visits", []).await?;
+    let row = asked.ok_or(DbError::Column(0))?;
+    Ok(axum::Json(json!({"visits": row.integer(0)?, "synchronous": row.integer(1)?})))
 }
 
 async fn redis_command(body: Bytes) -> Response {
