@@ -69,10 +69,16 @@ impl Gateway {
         }
         let mut faults = Vec::new();
         let base = origin.strip_suffix('/').unwrap_or(origin);
-        let is_origin = base
-            .strip_prefix("https://")
-            .or_else(|| base.strip_prefix("http://"))
-            .is_some_and(|authority| !authority.is_empty() && !authority.contains(['/', '?', '#', '@']));
+        let is_origin = base.parse::<Uri>().is_ok_and(|uri| {
+            let scheme = matches!(uri.scheme_str(), Some("http" | "https"));
+            let bare = base.split_once("://").is_some_and(|(_, rest)| !rest.contains(['/', '?', '#', '@', '*']));
+            let named = uri.host().is_some_and(|host| !host.is_empty());
+            // A port that is there must be one.
+            let port = uri.authority().is_some_and(|authority| {
+                authority.as_str().len() == authority.host().len() || authority.port_u16().is_some()
+            });
+            scheme && bare && named && port
+        });
         if !is_origin {
             faults.push(Fault::at("/variables/push_gateway", "must be an origin such as https://push.example.org"));
         }
@@ -90,7 +96,7 @@ impl Gateway {
         }
     }
 
-    /// Posts `message`, gives up after `within`, and logs what became of it.
+    /// Posts `message`, gives up after `within` (does not try if that is nothing), and logs what became of it.
     pub async fn deliver(
         &self,
         message: &Message,
@@ -101,6 +107,9 @@ impl Gateway {
         let started = Instant::now();
         let delivery = match &self.0 {
             None => Delivery::Logged,
+            Some(_) if within.is_zero() => {
+                Delivery::Failed("not tried: earlier messages took all the time there was".into())
+            }
             Some(endpoint) => match endpoint.post(message, within).await {
                 Ok(()) => Delivery::Sent,
                 Err(reason) => Delivery::Failed(reason),
@@ -198,7 +207,15 @@ mod tests {
             pointers("push.example.org", "messages", ""),
             ["/variables/push_gateway", "/variables/push_gateway_path", "/variables/push_gateway_secret"]
         );
-        for origin in ["https://push.example.org/path", "https://user@push.example.org", "ftp://x", "https://"] {
+        for origin in [
+            "https://push.example.org/path",
+            "https://user@push.example.org",
+            "ftp://x",
+            "https://",
+            "http://:80",
+            "http://127.0.0.1:99999",
+            "http://*",
+        ] {
             assert_eq!(pointers(origin, "/messages", SECRET), ["/variables/push_gateway"], "{origin}");
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Never a token, a key, a card's secret, a name or an address: callers pass ids and reasons alone.
 
-use std::time::Instant;
+use std::{io::Write, time::Instant};
 
 use serde::{Serialize, Serializer};
 
@@ -46,7 +46,8 @@ impl<M: Serialize> Line<'_, M> {
     /// Writes the line.
     pub fn write(&self) {
         if let Ok(line) = serde_json::to_string(self) {
-            println!("{line}");
+            // A log that cannot be written must not fail what it is about, as `println!` would.
+            let _ = writeln!(std::io::stdout(), "{line}");
         }
     }
 }

@@ -25,6 +25,11 @@ impl Fault {
     }
 }
 
+/// A name as a part of a pointer: RFC 6901 writes `~` as `~0` and `/` as `~1`.
+pub fn escaped(name: &str) -> String {
+    name.replace('~', "~0").replace('/', "~1")
+}
+
 /// What kind of problem it is: its slug, status and title always go together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {

@@ -8,27 +8,12 @@ mod routes;
 #[expect(unsafe_code, reason = "the SDK's macros export what the runtime calls")]
 mod triggers {
     use bytes::Bytes;
-    use spin_sdk::{
-        redis_subscriber,
-        wasip3::{
-            self,
-            exports::http::handler::Guest,
-            http::types::{ErrorCode, Request, Response},
-        },
-    };
+    use spin_sdk::redis_subscriber;
 
-    /// What the SDK's `#[http_service]` would export, with `shared::http`'s conversions instead of the SDK's.
-    struct Http;
-    wasip3::http::service::export!(Http);
-
-    impl Guest for Http {
-        async fn handle(request: Request) -> Result<Response, ErrorCode> {
-            shared::http::serve(crate::routes::router(), request).await
-        }
-    }
+    shared::http_trigger!(crate::routes::router);
 
     #[redis_subscriber]
     async fn redis(_payload: Bytes) -> Result<(), String> {
-        Err("images {} takes no messages yet".replace("{}", crate::routes::VERSION))
+        Err(format!("images {} takes no messages yet", crate::routes::VERSION))
     }
 }

@@ -90,6 +90,14 @@ pub(crate) struct OrderChange {
     pub(crate) occurred_at_ms: i64,
 }
 
+/// Who a value names: an id; or nobody (`Some(None)`), as an empty text or the 0 of a column without default does;
+/// `None` for what is no id.
+pub(crate) fn person(value: &Value<'_>) -> Option<Option<Id>> {
+    let nobody =
+        matches!(value, Value::Integer(0)) || value.as_str().is_some_and(|text| matches!(text.trim(), "" | "0"));
+    if nobody { Some(None) } else { Id::from_json(value).map(Some) }
+}
+
 /// A person of an order, as far as the row knows them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Person {

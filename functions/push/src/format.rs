@@ -131,10 +131,8 @@ fn notice(scenario: &'static Scenario, change: OrderChange) -> Result<Notice, St
     let role = scenario.recipient.role();
     let missing = |who: &str| format!("{} tells the {who}, and the order has none", scenario.key);
     let nurse = change.nurse;
-    // The one scenario that tells a patient about their nurse.
-    let told_of = (scenario.key == "nurse_accepted")
-        .then(|| nurse.id.clone().map(|id| Nurse { id, name: nurse.name.clone() }))
-        .flatten();
+    let told_of =
+        scenario.tells_of_nurse.then(|| nurse.id.clone().map(|id| Nurse { id, name: nurse.name.clone() })).flatten();
     let (channel, recipient) = match scenario.recipient {
         Addressee::Patient => {
             let channel = change.channel.unwrap_or(Ok(scenario.recipient.channel()));
@@ -329,6 +327,16 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn nobody_is_nobody_in_every_form() {
+        for nobody in ["0", "\"\"", "\"0\"", "null"] {
+            for sample in [MAXWELL, PLAIN] {
+                let rejected = one("", &sample.replace("\"patient_id\":98", &format!("\"patient_id\":{nobody}")));
+                assert!(why(&rejected).contains("the order has none"), "{}", why(&rejected));
+            }
+        }
+    }
+
+    #[test]
     fn what_a_plain_event_lacks_is_named_together() {
         let unreadable = one("", r#"{"order_id":"a b","from":"x","to":"in_service","channel":"sms"}"#);
         assert_eq!(
@@ -352,6 +360,9 @@ pub(crate) mod tests {
         assert_eq!(name(&one("", &event(r#"{"remark":null}"#))), "ignored");
         let unchanged = event(r#"{"operated_at":null}"#).replace("服务超时", "服务中");
         assert_eq!(name(&one("", &unchanged)), "ignored");
+        // By whichever of its names.
+        let respelt = event(r#"{"status":"service_overdue","operated_at":null}"#);
+        assert_eq!(name(&one("", &respelt)), "service_overdue");
     }
 
     #[test]
@@ -406,6 +417,19 @@ pub(crate) mod tests {
                 "/to_states/refund_approved/1"
             ]
         );
+        for (mapping, pointer) in [
+            (r#"{"statuses":{"1":"派单"," 1 ":"支付中"}}"#, "/statuses/ 1 "),
+            (r#"{"statuses":{"":"支付中"}}"#, "/statuses/"),
+            (r#"{"statuses":{"a/b~c":"nowhere"}}"#, "/statuses/a~1b~0c"),
+            (r#"{"operations":{"nurse_accepted":"service_started"}}"#, "/operations/nurse_accepted"),
+            (r#"{"to_states":{"payment_timed_out":["已取消","待支付"]}}"#, "/to_states/payment_timed_out/1"),
+            (r#"{"to_states":{"nurse_cancelled":["退款中","退款中"]}}"#, "/to_states/nurse_cancelled/1"),
+        ] {
+            let faults = OrderMapping::parse(mapping).err().unwrap();
+            assert_eq!(faults[0].pointer, format!("/variables/order_mapping{pointer}"), "{mapping}");
+            assert_eq!(faults.len(), 1, "{faults:?}");
+        }
+        assert!(OrderMapping::parse(r#"{"to_states":{"service_overdue":["服务超时"]}}"#).is_ok());
         for text in ["[]", "{", "{\"columns\": 1}", "{\"table\":\"a\",\"table\":\"b\"}"] {
             assert!(OrderMapping::parse(text).is_err(), "{text}");
         }

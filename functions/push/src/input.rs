@@ -17,6 +17,9 @@ pub(crate) enum Input<'a> {
     Lines,
 }
 
+/// The most events of an array: more come as lines, which are answered as they come.
+pub(crate) const EVENTS_MAX: usize = 10_000;
+
 /// Where an event stands in its input.
 #[derive(Clone, Copy)]
 pub(crate) enum Place {
@@ -47,6 +50,9 @@ impl Place {
 pub(crate) fn read(bytes: &[u8]) -> Result<Input<'_>, Fault> {
     match json::parse(bytes) {
         Ok(Value::Array(events)) if events.is_empty() => Err(Fault::at("", "has no event")),
+        Ok(Value::Array(events)) if events.len() > EVENTS_MAX => {
+            Err(Fault::at("", format!("an array may have {EVENTS_MAX} events; send them as NDJSON")))
+        }
         Ok(Value::Array(events)) => Ok(Input::Many(events)),
         Ok(event) => Ok(Input::One(event)),
         Err(error) => {
@@ -95,6 +101,8 @@ mod tests {
         assert_eq!(shape("{}\n{}"), "lines");
         assert_eq!(shape("\n{}\nnonsense"), "lines");
         assert_eq!(shape("[]"), "has no event");
+        assert_eq!(shape(&format!("[{}0]", "0,".repeat(9_999))), "many 10000");
+        assert!(shape(&format!("[{}0]", "0,".repeat(10_000))).contains("NDJSON"));
         assert!(shape("{\"a\":\n").starts_with("not JSON"));
         assert!(shape("").starts_with("not JSON"));
     }

@@ -17,7 +17,7 @@ use shared::{
 use crate::{
     config::{self, Config},
     format::{Answer, Formatted, sentence},
-    input::{self, Input},
+    input::{self, EVENTS_MAX, Input},
 };
 
 /// The component's version.
@@ -39,26 +39,30 @@ pub(crate) struct Delivered {
 pub(crate) struct Budget {
     /// No delivery begins after it.
     until: Option<Instant>,
-    /// Deliveries without an answer, one after the other.
+    /// Deliveries that failed after a wait, one after the other.
     unanswered: u32,
+    /// When the last of them did.
+    unanswered_at: Option<Instant>,
 }
 
-/// After so many deliveries without an answer, the rest of a call does not wait for one.
+/// After so many deliveries that failed after a wait, those that follow are not tried,
 const UNANSWERED_MAX: u32 = 3;
+/// until this time has passed: then one is tried again.
+const PAUSE: Duration = Duration::from_secs(5);
 
 impl Budget {
     /// As long as it takes, unless the gateway stops answering.
     pub(crate) const fn patient() -> Self {
-        Self { until: None, unanswered: 0 }
+        Self { until: None, unanswered: 0, unanswered_at: None }
     }
 
     /// `spend` in all: a Redis handler holds up every function's Redis events.
     pub(crate) fn of(spend: Duration) -> Self {
-        Self { until: Instant::now().checked_add(spend), unanswered: 0 }
+        Self { until: Instant::now().checked_add(spend), unanswered: 0, unanswered_at: None }
     }
 
     fn left(&self) -> Duration {
-        if self.unanswered >= UNANSWERED_MAX {
+        if self.unanswered >= UNANSWERED_MAX && self.unanswered_at.is_some_and(|at| at.elapsed() < PAUSE) {
             return Duration::ZERO;
         }
         let patience = Gateway::patience();
@@ -98,12 +102,16 @@ async fn deliver(
     let within = budget.left();
     let started = Instant::now();
     let delivery = config.gateway.deliver(message, within, path, VERSION).await;
-    // What failed at once was answered, be it by a refusal.
-    let waited = started.elapsed() >= Duration::from_millis(500);
-    budget.unanswered = match delivery {
-        Delivery::Failed(_) if waited || within.is_zero() => budget.unanswered + 1,
-        _ => 0,
-    };
+    match delivery {
+        // Not tried.
+        Delivery::Failed(_) if within.is_zero() => {}
+        // What failed at once costs nobody's time.
+        Delivery::Failed(_) if started.elapsed() >= Duration::from_millis(500) => {
+            budget.unanswered += 1;
+            budget.unanswered_at = Some(Instant::now());
+        }
+        _ => budget.unanswered = 0,
+    }
     Answer {
         event_id,
         outcome: delivery.outcome(),
@@ -154,6 +162,10 @@ pub(crate) async fn from_redis(payload: &[u8]) -> Result<(), Problem> {
             let mut splitter = Splitter::default();
             let mut lines = splitter.push(payload);
             lines.extend(splitter.finish());
+            if lines.len() > EVENTS_MAX {
+                take(Err(Fault::at("", format!("a payload may have {EVENTS_MAX} lines")))).await;
+                return Ok(());
+            }
             for line in lines {
                 match input::read_line(&line) {
                     Ok(events) => {

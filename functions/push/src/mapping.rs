@@ -9,12 +9,12 @@ use shared::{
     clock,
     id::Id,
     json::{self, Object, Value},
-    problem::Fault,
+    problem::{Fault, escaped},
 };
 use time::{PrimitiveDateTime, macros::format_description, macros::offset};
 
 use crate::{
-    event::{Before, OrderChange, Person, RowUpdate},
+    event::{Before, OrderChange, Person, RowUpdate, person},
     feed::plain::patient_channel,
     scenario::{self, SCENARIOS, Transitions},
     status::Status,
@@ -124,17 +124,15 @@ impl OrderMapping {
         }
         let columns = &self.columns;
         let operation = self.operation(row);
-        let mut restated = false;
+        let changed = |column: &Option<String>| column.as_ref().is_some_and(|column| row.changed(column));
+        let stated_anew = || {
+            let named = operation.as_deref().is_some_and(scenario::restates);
+            (named && changed(&columns.operation)) || changed(&columns.operated_at)
+        };
         if !row.changed(&columns.status) {
             // Whatever else is in such a row, only an overdue service can be stated anew.
-            let changed = |column: &Option<String>| column.as_ref().is_some_and(|column| row.changed(column));
-            let named = operation
-                .as_deref()
-                .is_some_and(|name| scenario::by_key("service_overdue").is_some_and(|overdue| overdue.is_called(name)));
             let now = self.status(row.now(&columns.status), "now", &mut Vec::new());
-            restated = now == Some(Status::ServiceOverdue)
-                && ((named && changed(&columns.operation)) || changed(&columns.operated_at));
-            if !restated {
+            if now != Some(Status::ServiceOverdue) || !stated_anew() {
                 return RowReading::Ignored("the status did not change".into());
             }
         }
@@ -164,8 +162,8 @@ impl OrderMapping {
                 order_id,
                 from,
                 to,
-                operation,
-                restated,
+                restated: from == to && stated_anew(),
+                operation: operation.clone(),
                 patient,
                 nurse,
                 channel,
@@ -226,16 +224,11 @@ fn text<'v>(row: &RowUpdate<'v>, column: &Option<String>) -> Option<&'v str> {
 
 fn id(row: &RowUpdate<'_>, column: &Option<String>, faults: &mut Vec<String>) -> Option<Id> {
     let column = column.as_deref()?;
-    let value = row.now(column)?;
-    // An empty string, or the 0 of a column without default, is nobody.
-    if matches!(value, Value::Integer(0)) || value.as_str().is_some_and(|text| matches!(text.trim(), "" | "0")) {
-        return None;
-    }
-    let id = Id::from_json(value);
-    if id.is_none() {
+    let who = person(row.now(column)?);
+    if who.is_none() {
         faults.push(format!("`{column}` is no id"));
     }
-    id
+    who.flatten()
 }
 
 fn address(row: &RowUpdate<'_>, column: &Option<String>, faults: &mut Vec<String>) -> Option<String> {
@@ -269,6 +262,7 @@ struct Check {
 }
 
 impl Check {
+    /// A fault at `at`, whose last part may be a name that the operator chose.
     fn fault(&mut self, at: &str, detail: &str) {
         self.faults.push(Fault::at(format!("/variables/order_mapping{at}"), detail));
     }
@@ -276,7 +270,7 @@ impl Check {
     fn keys(&mut self, object: &Object<'_>, at: &str, known: &[&str]) {
         for (key, _) in object.iter() {
             if !known.contains(&key) {
-                self.fault(&format!("{at}/{key}"), &format!("is unknown; known are {}", known.join(", ")));
+                self.fault(&format!("{at}/{}", escaped(key)), &format!("is unknown; known are {}", known.join(", ")));
             }
         }
     }
@@ -358,16 +352,16 @@ impl Check {
     fn statuses(&mut self, object: &Object<'_>) -> HashMap<String, Status> {
         let mut statuses = HashMap::new();
         for (name, value) in object.iter() {
-            let at = format!("/statuses/{name}");
+            let (at, name) = (format!("/statuses/{}", escaped(name)), name.trim());
             let Some(status) = value.as_str().and_then(Status::parse) else {
                 self.fault(&at, &format!("must be a status: {}", names(Status::ALL.iter().map(|s| s.key()))));
                 continue;
             };
-            match Status::parse(name) {
-                Some(other) if other != status => {
-                    self.fault(&at, &format!("is the name of {} already", other.key()));
-                }
-                _ => drop(statuses.insert(name.trim().to_owned(), status)),
+            let taken = Status::parse(name).filter(|known| *known != status);
+            match taken.or_else(|| statuses.insert(name.to_owned(), status)) {
+                Some(other) => self.fault(&at, &format!("is the name of {} already", other.key())),
+                None if name.is_empty() => self.fault(&at, "must have a name"),
+                None => {}
             }
         }
         statuses
@@ -376,9 +370,16 @@ impl Check {
     fn operations(&mut self, object: &Object<'_>) -> HashMap<String, &'static str> {
         let mut operations = HashMap::new();
         for (name, value) in object.iter() {
-            match value.as_str().and_then(scenario::by_key) {
-                Some(scenario) => drop(operations.insert(name.trim().to_owned(), scenario.key)),
-                None => self.fault(&format!("/operations/{name}"), &format!("must be a scenario: {}", scenarios())),
+            let (at, name) = (format!("/operations/{}", escaped(name)), name.trim());
+            let Some(scenario) = value.as_str().and_then(scenario::by_key) else {
+                self.fault(&at, &format!("must be a scenario: {}", scenarios()));
+                continue;
+            };
+            let taken = SCENARIOS.iter().find(|known| known.is_called(name) && known.key != scenario.key);
+            match taken.map(|known| known.key).or_else(|| operations.insert(name.to_owned(), scenario.key)) {
+                Some(other) => self.fault(&at, &format!("is the name of {other} already")),
+                None if name.is_empty() => self.fault(&at, "must have a name"),
+                None => {}
             }
         }
         operations
@@ -387,20 +388,25 @@ impl Check {
     fn replaced_states(&mut self, object: &Object<'_>) -> HashMap<String, Vec<Status>> {
         let mut to_states = HashMap::new();
         for (key, value) in object.iter() {
-            let at = format!("/to_states/{key}");
-            if scenario::by_key(key).is_none() {
+            let at = format!("/to_states/{}", escaped(key));
+            let Some(scenario) = scenario::by_key(key) else {
                 self.fault(&at, &format!("is no scenario; known are {}", scenarios()));
                 continue;
-            }
+            };
             let Some(items) = value.as_array().filter(|items| !items.is_empty()) else {
                 self.fault(&at, "must be a list of at least one status");
                 continue;
             };
             let mut statuses = Vec::new();
             for (index, item) in items.iter().enumerate() {
+                let at = format!("{at}/{index}");
                 match item.as_str().and_then(Status::parse) {
+                    None => self.fault(&at, "must be a status, by key or label"),
+                    Some(status) if statuses.contains(&status) => self.fault(&at, "stands twice"),
+                    Some(status) if !scenario.may_lead_to(status) => {
+                        self.fault(&at, "is where the scenario comes from: nothing would change");
+                    }
                     Some(status) => statuses.push(status),
-                    None => self.fault(&format!("{at}/{index}"), "must be a status, by key or label"),
                 }
             }
             to_states.insert(key.to_owned(), statuses);

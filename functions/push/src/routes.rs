@@ -158,6 +158,9 @@ impl Call {
         if self.readable {
             return Ok(());
         }
+        if self.faults.is_empty() {
+            self.faults.push(Fault::at("", "has no event"));
+        }
         Err(Problem::bad_input("the body has no readable event").with_all(std::mem::take(&mut self.faults)))
     }
 

@@ -19,6 +19,10 @@ pub(crate) struct Scenario {
     pub(crate) recipient: Addressee,
     /// In which words.
     pub(crate) text: Text,
+    /// The message names the nurse.
+    pub(crate) tells_of_nurse: bool,
+    /// It may be reported anew while the status stays.
+    restatable: bool,
     /// An operation that names another scenario means that this one did not happen, although no other scenario has
     /// this transition: somebody else than the nurse completed the service.
     only_its_operation: bool,
@@ -62,7 +66,18 @@ impl Scenario {
         recipient: Addressee,
         text: Text,
     ) -> Self {
-        Self { key, label, aliases: &[], from, to, recipient, text, only_its_operation: false }
+        Self {
+            key,
+            label,
+            aliases: &[],
+            from,
+            to,
+            recipient,
+            text,
+            tells_of_nurse: false,
+            restatable: false,
+            only_its_operation: false,
+        }
     }
 
     const fn also_called(mut self, aliases: &'static [&'static str]) -> Self {
@@ -70,9 +85,24 @@ impl Scenario {
         self
     }
 
+    const fn telling_of_the_nurse(mut self) -> Self {
+        self.tells_of_nurse = true;
+        self
+    }
+
+    const fn restatable(mut self) -> Self {
+        self.restatable = true;
+        self
+    }
+
     const fn only_by_its_operation(mut self) -> Self {
         self.only_its_operation = true;
         self
+    }
+
+    /// Whether this status can be what it leads to: not where it comes from, unless it may be reported anew.
+    pub(crate) fn may_lead_to(&self, status: Status) -> bool {
+        self.restatable || !self.from.contains(&status)
     }
 
     /// Whether an operation column's value names this scenario.
@@ -157,7 +187,8 @@ pub(crate) static SCENARIOS: [Scenario; 15] = [
         &[AwaitingService],
         Patient,
         text("订单已接单", "您的订单已接单，点击查看订单详情。", "您的订单已接单", "已接单"),
-    ),
+    )
+    .telling_of_the_nurse(),
     Scenario::new(
         "refund_rejected_by_nurse",
         "护士拒绝退款",
@@ -226,7 +257,8 @@ pub(crate) static SCENARIOS: [Scenario; 15] = [
         Nurse,
         text("服务已超时", "您的订单已超时，请尽快完成服务。", "您的订单已超时，请尽快完成服务。", "已超时"),
     )
-    .also_called(&["服务超时", "服务异常"]),
+    .also_called(&["服务超时", "服务异常"])
+    .restatable(),
     Scenario::new(
         "service_completed",
         "服务完成（护士触发）",
@@ -242,6 +274,11 @@ pub(crate) static SCENARIOS: [Scenario; 15] = [
 /// The scenario with this key.
 pub(crate) fn by_key(key: &str) -> Option<&'static Scenario> {
     SCENARIOS.iter().find(|scenario| scenario.key == key)
+}
+
+/// Whether an operation column's value reports anew what the status says already.
+pub(crate) fn restates(operation: &str) -> bool {
+    SCENARIOS.iter().any(|scenario| scenario.restatable && scenario.is_called(operation))
 }
 
 /// What a transition means.
@@ -316,7 +353,7 @@ pub(crate) mod tests {
     use super::*;
     use shared::{
         id::Id,
-        message::{Accounts, CHARACTER_STRING_MAX, Message, Notice, PHRASE_MAX, Recipient, THING_MAX, app::PUSH_MAX},
+        message::{Accounts, Message, Notice, Recipient},
     };
     use std::collections::HashSet;
 
@@ -552,7 +589,7 @@ pub(crate) mod tests {
                 let payload = &message["payload"];
                 match channel {
                     Channel::App => {
-                        assert!(serde_json::to_vec(payload).unwrap().len() <= PUSH_MAX);
+                        assert!(serde_json::to_vec(payload).unwrap().len() <= 4000);
                         for alert in ["/notification/android/alert", "/notification/ios/alert/body"] {
                             assert_eq!(payload.pointer(alert).unwrap(), scenario.text.body);
                         }
@@ -560,12 +597,12 @@ pub(crate) mod tests {
                     Channel::Wechat | Channel::MiniProgram => {
                         let data = &payload["data"];
                         let thing = data["thing1"]["value"].as_str().unwrap();
-                        assert!(chars(&data["thing1"]) <= THING_MAX, "{} {thing}", scenario.key);
+                        assert!(chars(&data["thing1"]) <= 20, "{} {thing}", scenario.key);
                         assert!([scenario.text.body, scenario.text.short].contains(&thing));
-                        assert!(chars(&data["phrase2"]) <= PHRASE_MAX, "{}", scenario.key);
+                        assert!(chars(&data["phrase2"]) <= 5, "{}", scenario.key);
                         let phrase = data["phrase2"]["value"].as_str().unwrap();
                         assert!(phrase.chars().all(|c| ('\u{4e00}'..='\u{9fff}').contains(&c)), "{phrase}");
-                        assert!(chars(&data["character_string3"]) <= CHARACTER_STRING_MAX);
+                        assert!(chars(&data["character_string3"]) <= 32);
                         assert!(data["time4"]["value"].as_str().unwrap().ends_with("日 17:12"));
                     }
                 }

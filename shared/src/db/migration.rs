@@ -73,7 +73,7 @@ async fn apply(db: &Db, owner: &str, migrations: &[Migration]) -> Result<(), DbE
     Ok(())
 }
 
-#[cfg(all(test, feature = "native"))]
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::db::native::Native;

@@ -7,11 +7,11 @@
 //! An engine is one file: [`spin`] (Spin's SQLite) and, for tests, `native` (rusqlite).
 
 pub mod migration;
-#[cfg(feature = "native")]
+#[cfg(any(test, feature = "native"))]
 pub mod native;
 pub mod spin;
 
-use std::sync::Arc;
+use std::{io::Write, sync::Arc};
 
 use futures::future::BoxFuture;
 
@@ -103,7 +103,7 @@ impl DbError {
 impl From<DbError> for Problem {
     fn from(error: DbError) -> Self {
         // What the engine says is for the log: it may quote values.
-        eprintln!("database: {error}");
+        let _ = writeln!(std::io::stderr(), "database: {error}");
         match error {
             DbError::Busy => Self::new(Kind::Unavailable, "the database is busy; the same call may succeed later"),
             _ => Self::new(Kind::Internal, "the database did not do its work"),

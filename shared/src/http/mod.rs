@@ -31,6 +31,24 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a peer's answer may take to begin, and how long it may pause.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Exports the HTTP trigger of a component whose routes `$router` gives: what the SDK's `#[http_service]` exports, with
+/// this module's conversions.
+#[macro_export]
+macro_rules! http_trigger {
+    ($router:path) => {
+        struct Http;
+        ::spin_sdk::wasip3::http::service::export!(Http);
+
+        impl ::spin_sdk::wasip3::exports::http::handler::Guest for Http {
+            async fn handle(
+                request: ::spin_sdk::wasip3::http::types::Request,
+            ) -> Result<::spin_sdk::wasip3::http::types::Response, ::spin_sdk::wasip3::http::types::ErrorCode> {
+                $crate::http::serve($router(), request).await
+            }
+        }
+    };
+}
+
 /// Answers the runtime's `request` by `router`, which a function builds once and keeps.
 ///
 /// # Errors

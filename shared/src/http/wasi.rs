@@ -12,7 +12,7 @@ use std::{
 use axum::{
     body::Body,
     extract::Request,
-    http::{HeaderName, HeaderValue, header},
+    http::{HeaderName, HeaderValue, StatusCode, header},
     response::Response,
 };
 use bytes::Bytes;
@@ -138,7 +138,10 @@ pub(super) async fn response(response: Response) -> Result<types::Response, Erro
     let (mut contents, contents_reader) = wit_stream::new();
     let (trailers, trailers_reader) = wit_future::new(|| Ok(None));
     let (response, _) = types::Response::new(headers, Some(contents_reader), trailers_reader);
-    let _ = response.set_status_code(head.status.as_u16());
+    // 200 is what it is made with.
+    if head.status != StatusCode::OK {
+        let _ = response.set_status_code(head.status.as_u16());
+    }
     let mut write = Box::pin(async move {
         contents.write_all(whole).await;
         drop(contents);

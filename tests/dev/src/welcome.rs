@@ -41,13 +41,6 @@ pub(crate) async fn print(
             let waited = redis::wait_for_subscriber(url, &channel, SUBSCRIPTION_TIMEOUT).await;
             notes.extend(waited.err().map(|error| format!("{error:#}.")));
         }
-        if !redis_is_ours && !rings(url).await {
-            notes.push(format!(
-                "That Redis does not tell of new stream entries. To let it: redis-cli -u {url} config set \
-                 notify-keyspace-events {}",
-                redis::KEYSPACE_EVENTS
-            ));
-        }
     } else {
         println!("  Redis     none (TRIGGERS=http)");
     }
@@ -86,15 +79,4 @@ pub(crate) async fn print(
 
 fn accepted(order_id: u64) -> serde_json::Value {
     Update::new(order_id, "待接单", "待服务").by("nurse_accepted").maxwell()
-}
-
-/// Whether that Redis notifies of stream events; `A` is short for nearly all events.
-async fn rings(url: &str) -> bool {
-    let asked = async {
-        let mut connection = redis::connect(url).await?;
-        let set: Vec<String> =
-            ::redis::cmd("CONFIG").arg("GET").arg("notify-keyspace-events").query_async(&mut connection).await?;
-        anyhow::Ok(set.last().is_some_and(|flags| flags.contains('K') && flags.contains(['t', 'A'])))
-    };
-    asked.await.unwrap_or(false)
 }

@@ -357,6 +357,12 @@ async fn lines_are_told_from_one_event_without_a_content_type_and_none_readable_
     assert_eq!(answer.status(), 400);
     let problem: Value = answer.json().await?;
     assert_eq!(problem["errors"].as_array().unwrap().len(), 3);
+    for empty in ["", "\n\n", "[]"] {
+        let request = app.post("/push/events").header("content-type", "application/x-ndjson").body(empty);
+        let answer = request.send().await?;
+        assert_eq!(answer.status(), 400);
+        assert_eq!(answer.json::<Value>().await?["errors"][0]["detail"], "has no event");
+    }
     Ok(())
 }
 
@@ -387,9 +393,61 @@ async fn a_gateway_that_never_answers_is_given_up_and_then_not_waited_for() -> R
     let results = answer["results"].as_array().unwrap();
     assert!(results.iter().all(|result| result["outcome"] == "failed"));
     assert_eq!(results[0]["messages"][0]["detail"], "the gateway did not answer in time");
-    // Three times five seconds, not forty.
-    assert!(started.elapsed() < Duration::from_secs(40), "{:?}", started.elapsed());
+    assert!(results[39]["messages"][0]["detail"].as_str().unwrap().starts_with("not tried"));
+    // Three times five seconds, not forty times, and not three times ten.
+    let took = started.elapsed();
+    assert!(Duration::from_secs(14) < took && took < Duration::from_secs(25), "{took:?}");
     assert_eq!(app.gateway.received().len(), 3);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_gateway_that_answers_again_is_tried_again_within_the_same_call() -> Result<()> {
+    let app = App::http(|builder| builder).await?;
+    app.gateway.answer_by(|n| {
+        if n <= 3 { Answer::Delayed(Duration::from_millis(700), Box::new(Answer::Status(500))) } else { Answer::Ok }
+    });
+    let (lines, body) = tokio::sync::mpsc::channel::<Result<String, std::io::Error>>(4);
+    let body = reqwest::Body::wrap_stream(tokio_stream::wrappers::ReceiverStream::new(body));
+    let first: String = (0..4).map(|n| format!("{}\n", accepted(n).maxwell())).collect();
+    lines.send(Ok(first)).await?;
+    let request = app.post("/push/events").header("content-type", "application/x-ndjson").body(body).send();
+    let later = tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_secs(9)).await;
+        lines.send(Ok(format!("{}\n", accepted(9).maxwell()))).await.unwrap();
+    });
+    let text = request.await?.text().await?;
+    later.await?;
+    let outcomes: Vec<Value> =
+        text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["outcome"].take()).collect();
+    assert_eq!(outcomes, ["failed", "failed", "failed", "failed", "sent"]);
+    assert_eq!(app.gateway.received().len(), 4);
+    Ok(())
+}
+
+/// An address where connecting hangs: a listener that takes no more connections, and what fills it.
+async fn hanging() -> Result<(String, tokio::net::TcpListener, Vec<TcpStream>)> {
+    let socket = tokio::net::TcpSocket::new_v4()?;
+    socket.bind("127.0.0.1:0".parse()?)?;
+    let listener = socket.listen(0)?;
+    let address = listener.local_addr()?;
+    let mut queued = Vec::new();
+    while let Ok(connected) = tokio::time::timeout(Duration::from_millis(500), TcpStream::connect(address)).await {
+        queued.push(connected?);
+    }
+    Ok((format!("http://{address}"), listener, queued))
+}
+
+#[tokio::test]
+async fn a_gateway_that_cannot_be_connected_to_is_given_up_after_two_seconds() -> Result<()> {
+    let (nowhere, _listener, _queued) = hanging().await?;
+    let app = App::http(|builder| builder.variable("push_gateway", nowhere)).await?;
+    app.get("/push").await?;
+    let started = Instant::now();
+    let (_, answer) = app.answer("/push/events", accepted(1).maxwell().to_string()).await?;
+    assert_eq!(answer["results"][0]["messages"][0]["detail"], "the gateway did not answer in time");
+    let took = started.elapsed();
+    assert!(Duration::from_millis(1900) < took && took < Duration::from_millis(4500), "{took:?}");
     Ok(())
 }
 

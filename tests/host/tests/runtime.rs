@@ -149,6 +149,16 @@ impl Host {
         self.post("/probe/redis", json!({ "command": command, "args": args })).await
     }
 
+    /// By the synchronous functions of the interface.
+    async fn sql_sync(&self, sql: &str, params: Value) -> (u16, Value) {
+        self.post("/probe/sqlite", json!({ "sql": sql, "params": params, "sync": true })).await
+    }
+
+    /// By a function of the interface other than `execute`.
+    async fn redis_function(&self, function: &str, args: Value) -> (u16, Value) {
+        self.post("/probe/redis", json!({ "function": function, "args": args })).await
+    }
+
     fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.child.id().try_into().unwrap()), signal).unwrap();
     }
@@ -398,6 +408,34 @@ async fn sqlite_keeps_what_was_written() {
 }
 
 #[tokio::test]
+async fn sqlite_has_synchronous_functions_too() {
+    let host = Start::http().up().await;
+    let (status, result) = host.sql_sync("CREATE TABLE t (a INTEGER, b TEXT, c REAL, d)", json!([])).await;
+    assert_eq!(status, 200, "{result}");
+    for (rowid, text) in [(1, "x"), (2, "y")] {
+        let (_, result) = host.sql_sync("INSERT INTO t VALUES ($1, $2, $3, $4)", json!([1, text, 1.5, null])).await;
+        assert_eq!(result, json!({ "columns": [], "rows": [], "changes": 1, "last_insert_rowid": rowid }));
+    }
+    let (_, result) = host.sql_sync("UPDATE t SET d = $1", json!(["z"])).await;
+    assert_eq!(result["changes"], 2);
+    let (_, result) = host.sql_sync("SELECT * FROM t WHERE b = $1", json!(["x"])).await;
+    assert_eq!(result["columns"], json!(["a", "b", "c", "d"]));
+    assert_eq!(result["rows"], json!([[1, "x", 1.5, "z"]]));
+    // It is the same database.
+    let (_, result) = host.sql("SELECT count(*) FROM t", json!([])).await;
+    assert_eq!(result["rows"], json!([[2]]));
+
+    let (status, error) = host.sql_sync("SELEC", json!([])).await;
+    assert_eq!(status, 500);
+    assert!(error["error"].as_str().unwrap().contains("syntax error"), "{error}");
+    let (_, error) = host.sql_sync("ATTACH '/tmp/other.db' AS other", json!([])).await;
+    assert!(error["error"].as_str().unwrap().contains("not authorized"), "{error}");
+    let other = json!({ "sql": "SELECT 1", "database": "other", "sync": true });
+    let (_, error) = host.post("/probe/sqlite", other).await;
+    assert!(error["error"].as_str().unwrap().contains("AccessDenied"), "{error}");
+}
+
+#[tokio::test]
 async fn only_a_granted_host_is_called() {
     let granted = peer().await;
     let other = peer().await;
@@ -457,6 +495,43 @@ async fn redis_is_called_and_its_messages_are_heard() {
     host.wait_for("stderr", "second").await;
     let log = host.folder.path().join("state/logs/probe-events_stdout.txt");
     assert_eq!(fs::read_to_string(log).unwrap(), "first\nfail\nsecond\n");
+}
+
+#[tokio::test]
+async fn redis_has_a_function_for_each_of_the_usual_commands() {
+    let redis = Redis::start(free_port()).await;
+    let mut host = Start::probe().variable("REDIS_URL", &redis.url()).up().await;
+    for (function, args, result) in [
+        ("get", json!(["key"]), json!(null)),
+        ("set", json!(["key", "value"]), json!(null)),
+        ("get", json!(["key"]), json!("value")),
+        ("incr", json!(["number"]), json!(1)),
+        ("incr", json!(["number"]), json!(2)),
+        ("sadd", json!(["set", "a", "b"]), json!(2)),
+        ("sadd", json!(["set", "b", "c"]), json!(1)),
+        ("srem", json!(["set", "a", "c", "none"]), json!(2)),
+        ("smembers", json!(["set"]), json!(["b"])),
+        ("smembers", json!(["none"]), json!([])),
+        ("del", json!(["key", "number", "none"]), json!(2)),
+        ("get", json!(["key"]), json!(null)),
+    ] {
+        let answer = host.redis_function(function, args.clone()).await;
+        assert_eq!(answer, (200, result), "{function} {args}");
+    }
+    // What is written by a function is there for others.
+    assert_eq!(host.redis("SMEMBERS", json!(["set"])).await.1, json!(["b"]));
+
+    host.redis_function("set", json!(["text", "x"])).await;
+    for (function, key) in [("incr", "text"), ("get", "set"), ("smembers", "text")] {
+        let (status, error) = host.redis_function(function, json!([key])).await;
+        assert_eq!(status, 502, "{function} {key}: {error}");
+    }
+
+    host.wait_for("stdout", "Active Channels on").await;
+    redis.publish("probe", "subscribed").await;
+    host.wait_for("stderr", "subscribed").await;
+    assert_eq!(host.redis_function("publish", json!(["probe", "by a function"])).await, (200, json!(null)));
+    host.wait_for("stderr", "by a function").await;
 }
 
 #[tokio::test]

@@ -78,7 +78,7 @@ fn router() -> Router {
         .route("/probe/variables/{name}", get(variable))
         .route("/probe/sqlite", post(sql))
         .route("/probe/migrated", get(migrated))
-        .route("/probe/redis", post(redis_command))
+        .route("/probe/redis", post(redis_call))
         .route("/probe/fetch", get(fetch))
         .route("/probe/count", get(count))
         .route("/probe/sleep", get(sleep))
@@ -121,6 +121,9 @@ struct Statement {
     params: Vec<Value>,
     #[serde(default = "default_database")]
     database: String,
+    /// By the synchronous functions of the interface, which the SDK hides.
+    #[serde(default)]
+    sync: bool,
 }
 
 fn default_database() -> String {
@@ -139,16 +142,11 @@ async fn sql(body: Bytes) -> Response {
 }
 
 async fn execute(statement: Statement) -> Result<Value, sqlite::Error> {
+    let params = statement.params.into_iter().map(to_sql);
+    if statement.sync {
+        return execute_sync(&statement.database, &statement.sql, &params.collect::<Vec<_>>());
+    }
     let connection = sqlite::Connection::open(&statement.database).await?;
-    let params = statement.params.into_iter().map(|value| match value {
-        Value::Null => sqlite::Value::Null,
-        Value::String(text) => sqlite::Value::Text(text),
-        Value::Number(number) => match number.as_i64() {
-            Some(integer) => sqlite::Value::Integer(integer),
-            None => sqlite::Value::Real(number.as_f64().unwrap_or_default()),
-        },
-        other => sqlite::Value::Text(other.to_string()),
-    });
     let result = connection.execute(statement.sql, params).await?;
     let columns = result.columns().to_vec();
     let rows = result.collect().await?;
@@ -161,6 +159,30 @@ async fn execute(statement: Statement) -> Result<Value, sqlite::Error> {
     }))
 }
 
+fn execute_sync(database: &str, sql: &str, params: &[sqlite::Value]) -> Result<Value, sqlite::Error> {
+    let connection = sqlite::wit::sqlite::Connection::open(database)?;
+    let result = connection.execute(sql, params)?;
+    let rows: Vec<Value> = result.rows.into_iter().map(|row| row.values.into_iter().map(from_sql).collect()).collect();
+    Ok(json!({
+        "columns": result.columns,
+        "rows": rows,
+        "changes": connection.changes(),
+        "last_insert_rowid": connection.last_insert_rowid(),
+    }))
+}
+
+fn to_sql(value: Value) -> sqlite::Value {
+    match value {
+        Value::Null => sqlite::Value::Null,
+        Value::String(text) => sqlite::Value::Text(text),
+        Value::Number(number) => match number.as_i64() {
+            Some(integer) => sqlite::Value::Integer(integer),
+            None => sqlite::Value::Real(number.as_f64().unwrap_or_default()),
+        },
+        other => sqlite::Value::Text(other.to_string()),
+    }
+}
+
 fn from_sql(value: sqlite::Value) -> Value {
     match value {
         sqlite::Value::Null => Value::Null,
@@ -169,15 +191,6 @@ fn from_sql(value: sqlite::Value) -> Value {
         sqlite::Value::Text(text) => text.into(),
         sqlite::Value::Blob(blob) => blob.into(),
     }
-}
-
-#[derive(Deserialize)]
-struct Command {
-    command: String,
-    #[serde(default)]
-    args: Vec<String>,
-    /// Instead of the variable `redis_url`.
-    address: Option<String>,
 }
 
 /// Opens the database as the functions do, migrated on first use, and tells how often that was done.
@@ -193,12 +206,31 @@ async fn migrated() -> Result<axum::Json<Value>, Problem> {
     Ok(axum::Json(json!({"visits": row.integer(0)?, "synchronous": row.integer(1)?})))
 }
 
-async fn redis_command(body: Bytes) -> Response {
-    let command: Command = match serde_json::from_slice(&body) {
-        Ok(command) => command,
+#[derive(Deserialize)]
+struct Call {
+    #[serde(flatten)]
+    what: What,
+    #[serde(default)]
+    args: Vec<String>,
+    /// Instead of the variable `redis_url`.
+    address: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum What {
+    /// By `execute`.
+    Command(String),
+    /// By the function of the interface that has this name.
+    Function(String),
+}
+
+async fn redis_call(body: Bytes) -> Response {
+    let call: Call = match serde_json::from_slice(&body) {
+        Ok(call) => call,
         Err(reason) => return error(StatusCode::BAD_REQUEST, reason),
     };
-    let address = match command.address {
+    let address = match call.address {
         Some(address) => Ok(address),
         None => variables::get("redis_url").await,
     };
@@ -206,12 +238,45 @@ async fn redis_command(body: Bytes) -> Response {
         Ok(address) => address,
         Err(reason) => return error(StatusCode::INTERNAL_SERVER_ERROR, reason),
     };
-    let args = command.args.into_iter().map(|arg| RedisParameter::Binary(arg.into_bytes()));
-    let results = async { redis::Connection::open(address).await?.execute(command.command, args).await };
-    match results.await {
-        Ok(results) => json(StatusCode::OK, &results.into_iter().map(from_redis).collect()),
+    let result = async {
+        let connection = redis::Connection::open(address).await?;
+        match call.what {
+            What::Command(command) => {
+                let args = call.args.into_iter().map(|arg| RedisParameter::Binary(arg.into_bytes()));
+                let results = connection.execute(command, args).await?;
+                Ok(results.into_iter().map(from_redis).collect())
+            }
+            What::Function(function) => redis_function(&connection, &function, &call.args).await,
+        }
+    };
+    match result.await {
+        Ok(result) => json(StatusCode::OK, &result),
         Err(reason) => error(StatusCode::BAD_GATEWAY, reason),
     }
+}
+
+async fn redis_function(
+    connection: &redis::Connection,
+    function: &str,
+    args: &[String],
+) -> Result<Value, redis::Error> {
+    Ok(match (function, args) {
+        ("get", [key]) => connection.get(key).await?.map(|value| String::from_utf8_lossy(&value).into_owned()).into(),
+        ("set", [key, value]) => {
+            connection.set(key, value).await?;
+            Value::Null
+        }
+        ("publish", [channel, payload]) => {
+            connection.publish(channel, payload).await?;
+            Value::Null
+        }
+        ("incr", [key]) => connection.incr(key).await?.into(),
+        ("del", keys) => connection.del(keys).await?.into(),
+        ("sadd", [key, values @ ..]) => connection.sadd(key, values).await?.into(),
+        ("smembers", [key]) => connection.smembers(key).await?.into(),
+        ("srem", [key, values @ ..]) => connection.srem(key, values).await?.into(),
+        _ => return Err(redis::Error::Other(format!("no function {function} of {} arguments", args.len()))),
+    })
 }
 
 fn from_redis(result: RedisResult) -> Value {

@@ -3,7 +3,7 @@
 //! `old` holds the changed columns alone. `position`, `gtid` and `xoffset` are there only where
 //! `output_binlog_position`, `output_gtid_position` and `output_xoffset` are set.
 
-use shared::json::Object;
+use shared::{json::Object, problem::Fault};
 
 use super::{Identity, instant_ms, text};
 use crate::event::{Before, Reading, RowUpdate};
@@ -31,7 +31,7 @@ pub(super) fn read<'v>(event: &'v Object<'v>, id_column: &str) -> Reading<'v> {
     let mut object = |key: &str| {
         let object = event.object(key);
         if object.is_none() {
-            faults.push(shared::problem::Fault::at(format!("/{key}"), "must be an object"));
+            faults.push(Fault::at(format!("/{key}"), "must be an object"));
         }
         object
     };

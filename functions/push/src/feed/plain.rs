@@ -10,7 +10,7 @@ use shared::{
 };
 
 use crate::{
-    event::{OrderChange, Person, Reading},
+    event::{OrderChange, Person, Reading, person},
     scenario,
     status::Status,
 };
@@ -29,17 +29,15 @@ pub(super) fn read<'v>(event: &'v Object<'v>) -> Reading<'v> {
     let instant = |value: &Value<'_>| value.as_str().and_then(clock::parse_rfc3339);
     let occurred_at_ms = required(event, "occurred_at", INSTANT, instant, &mut faults);
     let operation = optional(event, "operation", "must be a string", text, &mut faults);
-    let patient_id = optional(event, "patient_id", ID, Id::from_json, &mut faults);
-    let nurse_id = optional(event, "nurse_id", ID, Id::from_json, &mut faults);
+    let patient_id = optional(event, "patient_id", ID, person, &mut faults).flatten();
+    let nurse_id = optional(event, "nurse_id", ID, person, &mut faults).flatten();
     let nurse_name = optional(event, "nurse_name", "must be a string", text, &mut faults);
     let channel = |value: &Value<'_>| value.as_str().and_then(patient_channel);
     let channel = optional(event, "channel", "must be `wechat` or `mini_program`", channel, &mut faults);
     match (event_id, order_id, from, to, occurred_at_ms) {
         (Some(event_id), Some(order_id), Some(from), Some(to), Some(occurred_at_ms)) if faults.is_empty() => {
             // The plain form has no row to compare: saying the operation again is reporting it anew.
-            let overdue =
-                |name: &str| scenario::by_key("service_overdue").is_some_and(|overdue| overdue.is_called(name));
-            let restated = from == to && operation.as_deref().is_some_and(overdue);
+            let restated = from == to && operation.as_deref().is_some_and(scenario::restates);
             Reading::Order(OrderChange {
                 event_id,
                 order_id,

@@ -1,0 +1,252 @@
+//! `dev up` as a person runs it: the application, a Redis and a dev gateway, and their common end.
+
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use harness::feeds::Update;
+use harness::runtime::{Kind, VARIABLE_PREFIX};
+use harness::{http_client, port, redis};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use reqwest::StatusCode;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::process::Child;
+use tokio::time::{Instant, sleep, timeout};
+
+/// A first run builds the components and the stand-in host.
+const BUILD_PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(60);
+const POLL_EVERY: Duration = Duration::from_millis(50);
+
+const ACCEPTED: &str = "您的订单已接单，点击查看订单详情。";
+/// The last that it says once everything runs.
+const WELCOME_END: &str = "Ctrl-C ends everything that was started here.";
+const TOKEN: &str = "service-token";
+const SECRET: &str = "whsec_dGhlLWRldi1nYXRld2F5cy1zZWNyZXQtaW4tdGVzdHM=";
+
+/// A `dev up` that runs, on ports and in a folder of its own; it ends with the test, and so does what it started,
+/// which watches for its end.
+struct Up {
+    child: Child,
+    folder: TempDir,
+    ports: Ports,
+}
+
+#[derive(Clone, Copy)]
+struct Ports {
+    http: u16,
+    redis: u16,
+    gateway: u16,
+}
+
+impl Ports {
+    fn new() -> Self {
+        Self { http: port::free(), redis: port::free(), gateway: port::free() }
+    }
+
+    fn all_are_free(self) -> bool {
+        [self.http, self.redis, self.gateway].into_iter().all(|port| port::is_free(local(port)))
+    }
+}
+
+fn local(port: u16) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, port).into()
+}
+
+fn runtime() -> String {
+    std::env::var("RUNTIME").unwrap_or_else(|_| "auto".to_owned())
+}
+
+fn command(folder: &TempDir, ports: Ports, triggers: &str) -> Command {
+    let file = |name: &str| File::create(folder.path().join(name)).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dev"));
+    command
+        .arg("up")
+        .env("LISTEN", local(ports.http).to_string())
+        .env("REDIS_URL", format!("redis://127.0.0.1:{}", ports.redis))
+        .env("GATEWAY_LISTEN", local(ports.gateway).to_string())
+        .env("STATE_DIR", folder.path().join("state"))
+        .env("RUNTIME", runtime())
+        .env("TRIGGERS", triggers)
+        .env("API_TOKEN", TOKEN)
+        .env("ADMIN_TOKEN", "operator-token")
+        .env("GATEWAY_SECRET", SECRET)
+        .stdin(Stdio::null())
+        .stdout(file("stdout"))
+        .stderr(file("stderr"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with(VARIABLE_PREFIX) {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+impl Up {
+    /// Returns when it has said what to try.
+    async fn start(triggers: &str) -> Self {
+        let (folder, ports) = (tempfile::tempdir().unwrap(), Ports::new());
+        let command = command(&folder, ports, triggers);
+        let child = tokio::process::Command::from(command).kill_on_drop(true).spawn().unwrap();
+        let mut up = Self { child, folder, ports };
+        up.wait_for(WELCOME_END, BUILD_PATIENCE).await;
+        up
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id().unwrap().try_into().unwrap())
+    }
+
+    fn output(&self, stream: &str) -> String {
+        String::from_utf8_lossy(&fs::read(self.folder.path().join(stream)).unwrap()).into_owned()
+    }
+
+    /// Waits until its standard output has `text`.
+    async fn wait_for(&mut self, text: &str, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        while !self.output("stdout").contains(text) {
+            let ended = self.child.try_wait().unwrap();
+            assert!(ended.is_none() && Instant::now() < deadline, "no {text:?}; {ended:?}; {}", self.everything());
+            sleep(POLL_EVERY).await;
+        }
+    }
+
+    fn everything(&self) -> String {
+        format!("stdout:\n{}\nstderr:\n{}", self.output("stdout"), self.output("stderr"))
+    }
+
+    /// How many lines say that a patient was told.
+    fn lines_of_accepted(&self) -> usize {
+        self.output("stdout").lines().filter(|line| line.ends_with(ACCEPTED)).count()
+    }
+
+    /// What has arrived at the dev gateway.
+    async fn received(&self) -> Vec<Value> {
+        let url = format!("http://{}/received", local(self.ports.gateway));
+        http_client(PATIENCE).get(url).send().await.unwrap().json().await.unwrap()
+    }
+
+    /// Waits until `n` messages have arrived and are shown.
+    async fn wait_for_messages(&self, n: usize) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let received = self.received().await;
+            let arrived = received.iter().filter(|request| request["message"]["body"] == ACCEPTED).count();
+            if arrived == n && self.lines_of_accepted() == n {
+                assert!(received.iter().all(|request| request["verified"] == true), "{received:#?}");
+                return;
+            }
+            assert!(Instant::now() < deadline, "not {n} messages: {received:#?}; {}", self.everything());
+            sleep(POLL_EVERY).await;
+        }
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", local(self.ports.http))
+    }
+
+    async fn status_of_push(&self) -> Option<StatusCode> {
+        let answer = http_client(PATIENCE).get(self.url("/push")).bearer_auth(TOKEN).send().await;
+        answer.ok().map(|answer| answer.status())
+    }
+
+    async fn post_event(&self, order_id: u64) -> StatusCode {
+        let request = http_client(PATIENCE).post(self.url("/push/events")).bearer_auth(TOKEN);
+        request.json(&accepted(order_id)).send().await.unwrap().status()
+    }
+
+    /// The runtime's own process: the child that is told where to listen.
+    fn runtime_process(&self) -> Pid {
+        let ps = Command::new("ps").args(["-A", "-o", "pid=,ppid=,args="]).output().unwrap();
+        let processes = String::from_utf8_lossy(&ps.stdout).into_owned();
+        let children = processes.lines().filter_map(|line| {
+            let mut words = line.split_whitespace();
+            let (pid, parent) = (words.next()?.parse().ok()?, words.next()?.parse::<i32>().ok()?);
+            let program = PathBuf::from(words.next()?);
+            let name = program.file_name()?.to_str()?.to_owned();
+            (parent == self.pid().as_raw()).then_some((pid, name))
+        });
+        let expected = match Kind::choose(&runtime()).unwrap() {
+            Kind::Spin => "spin",
+            Kind::Host => "clinic-host",
+        };
+        let mut found = children.filter(|(_, name)| name == expected);
+        let (pid, _) = found.next().unwrap_or_else(|| panic!("no child {expected}:\n{processes}"));
+        assert!(found.next().is_none(), "{processes}");
+        Pid::from_raw(pid)
+    }
+
+    /// Ctrl-C; returns when it has ended and its ports are free.
+    async fn interrupt(mut self) -> ExitStatus {
+        kill(self.pid(), Signal::SIGINT).unwrap();
+        let ended = timeout(PATIENCE, self.child.wait()).await;
+        let status = ended.unwrap_or_else(|_| panic!("it does not end: {}", self.everything())).unwrap();
+        assert!(self.ports.all_are_free(), "something is left: {}", self.everything());
+        status
+    }
+}
+
+fn accepted(order_id: u64) -> Value {
+    Update::new(order_id, "待接单", "待服务").by("nurse_accepted").maxwell()
+}
+
+#[tokio::test]
+async fn the_application_runs_and_is_restarted_and_leaves_nothing() {
+    let mut up = Up::start("all").await;
+    assert_eq!(up.status_of_push().await, Some(StatusCode::OK));
+
+    let mut connection = redis::connect(&format!("redis://127.0.0.1:{}", up.ports.redis)).await.unwrap();
+    let event = accepted(98001).to_string();
+    let publish = ::redis::cmd("PUBLISH").arg("orders").arg(event).to_owned();
+    let heard: u64 = publish.query_async(&mut connection).await.unwrap();
+    assert_eq!(heard, 1);
+    up.wait_for_messages(1).await;
+
+    assert_eq!(up.post_event(98002).await, StatusCode::ACCEPTED);
+    up.wait_for_messages(2).await;
+
+    let first = up.runtime_process();
+    kill(first, Signal::SIGKILL).unwrap();
+    up.wait_for("The runtime has ended by itself", PATIENCE).await;
+    up.wait_for("It is started again in", PATIENCE).await;
+    up.wait_for("The runtime runs again", PATIENCE).await;
+    assert_ne!(up.runtime_process(), first);
+    assert_eq!(up.post_event(98003).await, StatusCode::ACCEPTED);
+    up.wait_for_messages(3).await;
+
+    let status = up.interrupt().await;
+    assert!(status.success(), "{status}");
+}
+
+#[tokio::test]
+async fn http_alone_needs_no_redis() {
+    let up = Up::start("http").await;
+    assert!(port::is_free(local(up.ports.redis)));
+    assert_eq!(up.status_of_push().await, Some(StatusCode::OK));
+    let status = up.interrupt().await;
+    assert!(status.success(), "{status}");
+}
+
+#[test]
+fn without_a_token_it_does_not_start() {
+    for empty in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let ports = Ports::new();
+        let mut command = command(&folder, ports, "http");
+        if empty {
+            command.env("API_TOKEN", "");
+        } else {
+            command.env_remove("API_TOKEN");
+        }
+        let status = command.status().unwrap();
+        let error = fs::read_to_string(folder.path().join("stderr")).unwrap();
+        assert!(!status.success());
+        // By its name as an option: `--api-token <API_TOKEN>`.
+        assert!(error.contains("API_TOKEN"), "{error}");
+        assert!(!error.contains(TOKEN) && ports.all_are_free());
+    }
+}
