@@ -29,7 +29,6 @@ demo: ## an order's life, while `make up` runs
 test: setup ## every test, on the real .wasm files and a real Redis
 	cargo build --release --target wasm32-wasip2 -p push -p pharmacy -p images -p rewards
 	cargo build --release --target wasm32-wasip2 -p probe
-	cargo build -p clinic-host
 	cargo test --workspace
 
 lint:

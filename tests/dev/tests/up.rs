@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use harness::feeds::Update;
 use harness::runtime::{Kind, VARIABLE_PREFIX};
-use harness::{http_client, port, redis};
+use harness::{http_client, port, redis, workspace_root};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use reqwest::StatusCode;
@@ -74,6 +74,8 @@ fn command(folder: &TempDir, ports: Ports, triggers: &str) -> Command {
         .env("TRIGGERS", triggers)
         .env("API_TOKEN", TOKEN)
         .env("ADMIN_TOKEN", "operator-token")
+        // The one that these tests were built with: another build of it takes minutes.
+        .env("CLINIC_HOST", workspace_root().join("target/debug/clinic-host"))
         .env("GATEWAY_SECRET", SECRET)
         .stdin(Stdio::null())
         .stdout(file("stdout"))
