@@ -163,7 +163,7 @@ impl OrderMapping {
                 from,
                 to,
                 restated: from == to && stated_anew(),
-                operation: operation.clone(),
+                operation,
                 patient,
                 nurse,
                 channel,
