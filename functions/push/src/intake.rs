@@ -162,12 +162,18 @@ pub(crate) async fn from_redis(payload: &[u8]) -> Result<(), Problem> {
             let mut splitter = Splitter::default();
             let mut lines = splitter.push(payload);
             lines.extend(splitter.finish());
-            if lines.len() > EVENTS_MAX {
-                take(Err(Fault::at("", format!("a payload may have {EVENTS_MAX} lines")))).await;
-                return Ok(());
-            }
+            // Of lines and of the events in them: a line may hold an array.
+            let mut left = EVENTS_MAX;
             for line in lines {
-                match input::read_line(&line) {
+                let line = input::read_line(&line);
+                let events = line.as_ref().map_or(1, |events| events.len().max(1));
+                let Some(rest) = left.checked_sub(events) else {
+                    take(Err(Fault::at("", format!("a payload may have {EVENTS_MAX} events; the rest is not read"))))
+                        .await;
+                    return Ok(());
+                };
+                left = rest;
+                match line {
                     Ok(events) => {
                         for event in &events {
                             take(Ok(event)).await;

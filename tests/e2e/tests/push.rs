@@ -152,6 +152,24 @@ async fn what_cannot_be_read_on_the_channel_is_logged_and_the_next_message_deliv
 }
 
 #[tokio::test]
+async fn a_payload_of_too_many_events_is_cut_short_with_one_line_in_the_log() -> Result<()> {
+    let app = App::start().await?;
+    // Few lines, of which one holds more events than a payload may.
+    let many = format!("[{}0]", "0,".repeat(10_000));
+    let payload = format!("{}\n{many}\n{}\n", accepted(1).maxwell(), accepted(2).maxwell());
+    app.publish("orders", payload).await?;
+    app.publish("orders", accepted(3).maxwell().to_string()).await?;
+    let received = app.gateway.wait_for(2, PATIENCE).await?;
+    let orders: Vec<_> = received.iter().map(|request| request.message()["order_id"].clone()).collect();
+    assert_eq!(orders, ["1", "3"]);
+    let rejected: Vec<_> =
+        app.runtime.logs("push-events").into_iter().filter(|line| line["outcome"] == "rejected").collect();
+    assert_eq!(rejected.len(), 1, "{rejected:?}");
+    assert!(rejected[0]["detail"].as_str().unwrap().contains("10000 events"));
+    Ok(())
+}
+
+#[tokio::test]
 async fn each_function_says_which_version_answers() -> Result<()> {
     let app = App::http(|builder| builder).await?;
     for function in ["push", "pharmacy", "images", "rewards"] {
