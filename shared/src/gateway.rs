@@ -1,53 +1,27 @@
-//! Hands a message to the push gateway: `POST` of its JSON, signed by Standard Webhooks under the message's id.
+//! The push gateway: `POST` of a message's JSON, signed by Standard Webhooks under the message's id.
 //!
-//! Without a gateway configured, messages go to the log alone, which says so.
+//! Without a gateway configured, messages go to the log alone, which says so. What is tried again, and when, is the
+//! [outbox](crate::outbox)'s to know.
 
-use std::time::{Duration, Instant};
+use std::{
+    io::Write,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use bytes::Bytes;
 use http::{Request, Uri, header};
 use serde::{Serialize, Serializer, ser::SerializeMap};
-use spin_sdk::http::FullBody;
+use spin_sdk::{http::FullBody, wasip3::random::random};
 
 use crate::{
     clock,
     http::{ANSWER_TIMEOUT, CONNECT_TIMEOUT, SendError, send},
+    id::Id,
     log::{EntryPath, Line},
-    message::{Message, Role},
+    outbox::{Answer, Attempted, Courier},
     problem::Fault,
     signature::Secret,
 };
-
-/// What became of one delivery.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Delivery {
-    /// The gateway accepted it.
-    Sent,
-    /// There is no gateway: the log has it.
-    Logged,
-    /// The gateway did not accept it, for this reason.
-    Failed(String),
-}
-
-impl Delivery {
-    /// As answers and logs call it.
-    pub const fn outcome(&self) -> &'static str {
-        match self {
-            Self::Sent => "sent",
-            Self::Logged => "logged",
-            Self::Failed(_) => "failed",
-        }
-    }
-
-    /// The reason of a failure.
-    pub fn detail(&self) -> Option<&str> {
-        match self {
-            Self::Failed(reason) => Some(reason),
-            Self::Logged => Some("no push_gateway is configured"),
-            Self::Sent => None,
-        }
-    }
-}
 
 /// Where messages go.
 pub struct Gateway(Option<Endpoint>);
@@ -96,51 +70,20 @@ impl Gateway {
         }
     }
 
-    /// Posts `message`, gives up after `within` (does not try if that is nothing), and logs what became of it.
-    pub async fn deliver(
-        &self,
-        message: &Message,
-        within: Duration,
-        path: EntryPath,
-        version: &'static str,
-    ) -> Delivery {
-        let started = Instant::now();
-        let delivery = match &self.0 {
-            None => Delivery::Logged,
-            Some(_) if within.is_zero() => {
-                Delivery::Failed("not tried: earlier messages took all the time there was".into())
-            }
-            Some(endpoint) => match endpoint.post(message, within).await {
-                Ok(()) => Delivery::Sent,
-                Err(reason) => Delivery::Failed(reason),
-            },
-        };
-        Line {
-            known_as: KnownAs { message, delivered: delivery == Delivery::Sent },
-            what: "message",
-            key: message.id.as_str(),
-            outcome: delivery.outcome(),
-            detail: delivery.detail(),
-            started,
-            path,
-            version,
+    /// Posts `body` under `id`, signed, and gives up after `within`.
+    pub async fn post(&self, id: &str, body: String, within: Duration) -> Answer {
+        match &self.0 {
+            None => Answer::NoGateway,
+            Some(endpoint) => endpoint.post(id, body, within).await.unwrap_or_else(Answer::Unreachable),
         }
-        .write();
-        delivery
-    }
-
-    /// The longest that one delivery takes.
-    pub const fn patience() -> Duration {
-        CONNECT_TIMEOUT.saturating_add(ANSWER_TIMEOUT)
     }
 }
 
 impl Endpoint {
-    async fn post(&self, message: &Message, within: Duration) -> Result<(), String> {
-        let body = serde_json::to_vec(message).map_err(|error| format!("the message cannot be written: {error}"))?;
+    async fn post(&self, id: &str, body: String, within: Duration) -> Result<Answer, String> {
         let signature = self
             .secret
-            .sign(message.id.as_str(), clock::now_ms(), &body)
+            .sign(id, clock::now_ms(), body.as_bytes())
             .map_err(|error| format!("the message cannot be signed: {error}"))?;
         let mut request = Request::post(self.uri.clone())
             .header(header::CONTENT_TYPE, "application/json")
@@ -148,36 +91,106 @@ impl Endpoint {
             .map_err(|error| format!("the request cannot be made: {error}"))?;
         request.headers_mut().extend(signature);
         match send(request, within).await {
-            Ok(answer) if answer.status().is_success() => Ok(()),
-            Ok(answer) => Err(format!("the gateway answered {}", answer.status().as_u16())),
+            Ok(answer) if answer.status().is_success() => Ok(Answer::Accepted),
+            Ok(answer) => {
+                let after = answer.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
+                let retry_after_ms = after.and_then(|value| retry_after_ms(value, clock::now_ms()));
+                Ok(Answer::Refused { status: answer.status().as_u16(), retry_after_ms })
+            }
             Err(SendError::TimedOut) => Err("the gateway did not answer in time".into()),
             Err(error) => Err(format!("the gateway {error}")),
         }
     }
 }
 
-/// A delivered message as the operators know it: who, what, when.
-struct KnownAs<'a> {
-    message: &'a Message,
-    delivered: bool,
+/// `Retry-After` (RFC 9110, section 10.2.3), in seconds or as a date, as milliseconds from now.
+fn retry_after_ms(value: &str, now_ms: i64) -> Option<i64> {
+    if let Ok(seconds) = value.trim().parse::<u32>() {
+        return Some(i64::from(seconds) * 1000);
+    }
+    let at = httpdate::parse_http_date(value.trim()).ok()?.duration_since(UNIX_EPOCH).ok()?;
+    let at_ms = i64::try_from(at.as_millis()).ok()?;
+    Some((at_ms - now_ms).max(0))
 }
+
+/// The gateway as the outbox meets it, on one entry path.
+pub struct Deliveries<'a> {
+    /// Where messages go.
+    pub gateway: &'a Gateway,
+    /// How what is delivered came in.
+    pub path: EntryPath,
+    /// Of the component.
+    pub version: &'static str,
+}
+
+impl Courier for Deliveries<'_> {
+    async fn post(&self, id: &str, body: String, within: Duration) -> Answer {
+        self.gateway.post(id, body, within).await
+    }
+
+    fn now_ms(&self) -> i64 {
+        clock::now_ms()
+    }
+
+    fn log(&self, attempted: &Attempted<'_>) {
+        Line {
+            known_as: KnownAs(attempted),
+            what: "message",
+            key: attempted.id,
+            outcome: attempted.outcome,
+            detail: attempted.detail,
+            took: attempted.took,
+            path: self.path,
+            version: self.version,
+        }
+        .write();
+    }
+
+    fn alarm(&self, reason: &str) {
+        let detail = format!("{reason}: push_gateway_secret is not the gateway's; messages wait until it is");
+        Line {
+            known_as: (),
+            what: "alarm",
+            key: "push_gateway_secret",
+            outcome: "misconfigured",
+            detail: Some(&detail),
+            took: Duration::ZERO,
+            path: self.path,
+            version: self.version,
+        }
+        .write();
+        let _ = writeln!(std::io::stderr(), "ALARM: {detail}");
+    }
+
+    fn patience(&self) -> Duration {
+        CONNECT_TIMEOUT.saturating_add(ANSWER_TIMEOUT)
+    }
+
+    fn token(&self) -> String {
+        format!("{:016x}", random::get_random_u64())
+    }
+}
+
+/// A message as the operators know it: who, what, when.
+struct KnownAs<'a>(&'a Attempted<'a>);
 
 impl Serialize for KnownAs<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let recipient = &self.message.recipient;
-        let who = match recipient.role {
-            Role::Patient => "userId",
-            Role::Nurse => "nurseId",
-            Role::Doctor => "doctorId",
+        let attempted = self.0;
+        let who = match attempted.recipient.split(':').next() {
+            Some("nurse") => "nurseId",
+            Some("doctor") => "doctorId",
+            _ => "userId",
         };
         let mut map = serializer.serialize_map(None)?;
-        match recipient.id.as_ref().map(|id| (id.as_integer(), id)) {
-            Some((Some(number), _)) => map.serialize_entry(who, &number)?,
-            Some((None, id)) => map.serialize_entry(who, id)?,
-            None => map.serialize_entry(who, &())?,
+        let id = attempted.recipient_id.and_then(Id::parse);
+        match (id.as_ref().and_then(Id::as_integer), &id) {
+            (Some(number), _) => map.serialize_entry(who, &number)?,
+            (None, Some(id)) => map.serialize_entry(who, id)?,
+            (None, None) => map.serialize_entry(who, &())?,
         }
-        map.serialize_entry("operate", &self.message.label)?;
-        if self.delivered {
+        map.serialize_entry("operate", attempted.label)?;
+        if attempted.outcome == "sent" {
             map.serialize_entry("successTime", &clock::shanghai_millis(clock::now_ms()))?;
         }
         map.end()
@@ -193,6 +206,15 @@ mod tests {
     #[test]
     fn an_empty_origin_is_no_gateway() {
         assert!(Gateway::new("", "", "").unwrap().0.is_none());
+    }
+
+    #[test]
+    fn retry_after_is_read_as_seconds_and_as_a_date() {
+        let now_ms = 1_445_412_420_000;
+        assert_eq!(retry_after_ms("120", now_ms), Some(120_000));
+        assert_eq!(retry_after_ms("Wed, 21 Oct 2015 07:28:00 GMT", now_ms), Some(60_000));
+        assert_eq!(retry_after_ms("Wed, 21 Oct 2015 07:00:00 GMT", now_ms), Some(0));
+        assert_eq!(retry_after_ms("soon", now_ms), None);
     }
 
     #[test]

@@ -12,8 +12,11 @@
 //! - [`log`]: one JSON line per outcome;
 //! - [`message`]: what a person is told, for each channel;
 //! - [`ndjson`]: lines of any number, each within a limit;
+//! - [`outbox`]: what people are told, kept until the gateway has it;
 //! - [`problem`]: every error answer, by RFC 9457;
-//! - [`signature`]: Standard Webhooks.
+//! - [`query`]: a request's parameters, with every fault of them;
+//! - [`signature`]: Standard Webhooks;
+//! - [`stream`]: intake of a Redis stream by consumer group.
 //!
 //! No function is imported here.
 
@@ -29,5 +32,8 @@ pub mod json;
 pub mod log;
 pub mod message;
 pub mod ndjson;
+pub mod outbox;
 pub mod problem;
+pub mod query;
 pub mod signature;
+pub mod stream;

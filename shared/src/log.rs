@@ -2,7 +2,7 @@
 //!
 //! Never a token, a key, a card's secret, a name or an address: callers pass ids and reasons alone.
 
-use std::{io::Write, time::Instant};
+use std::{io::Write, time::Duration};
 
 use serde::{Serialize, Serializer};
 
@@ -34,8 +34,8 @@ pub struct Line<'a, M: Serialize = ()> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<&'a str>,
     /// How long it took.
-    #[serde(rename = "duration_ms", serialize_with = "elapsed_ms")]
-    pub started: Instant,
+    #[serde(rename = "duration_ms", serialize_with = "milliseconds")]
+    pub took: Duration,
     /// How it came in.
     pub path: EntryPath,
     /// Of the component.
@@ -43,8 +43,11 @@ pub struct Line<'a, M: Serialize = ()> {
 }
 
 impl<M: Serialize> Line<'_, M> {
-    /// Writes the line.
+    /// Writes the line. The functions' native tests, which have their own ways to look, write none.
     pub fn write(&self) {
+        if cfg!(feature = "native") {
+            return;
+        }
         if let Ok(line) = serde_json::to_string(self) {
             // A log that cannot be written must not fail what it is about, as `println!` would.
             let _ = writeln!(std::io::stdout(), "{line}");
@@ -52,8 +55,8 @@ impl<M: Serialize> Line<'_, M> {
     }
 }
 
-fn elapsed_ms<S: Serializer>(started: &Instant, serializer: S) -> Result<S::Ok, S::Error> {
-    let micros = u32::try_from(started.elapsed().as_micros()).unwrap_or(u32::MAX);
+fn milliseconds<S: Serializer>(took: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    let micros = u32::try_from(took.as_micros()).unwrap_or(u32::MAX);
     serializer.serialize_f64(f64::from(micros) / 1000.0)
 }
 
@@ -69,16 +72,14 @@ mod tests {
             key: "e1",
             outcome: "ambiguous",
             detail: Some("why"),
-            started: Instant::now(),
+            took: Duration::from_micros(1_500),
             path: EntryPath::Redis,
             version: "0.1.0",
         };
-        let mut value: serde_json::Value = serde_json::to_value(&line).unwrap();
-        assert!(value["duration_ms"].take().is_number());
         assert_eq!(
-            value,
+            serde_json::to_value(&line).unwrap(),
             serde_json::json!({"what": "event", "key": "e1", "outcome": "ambiguous", "detail": "why",
-                "duration_ms": null, "path": "redis", "version": "0.1.0"})
+                "duration_ms": 1.5, "path": "redis", "version": "0.1.0"})
         );
     }
 }

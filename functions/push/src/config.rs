@@ -3,21 +3,43 @@
 use shared::{
     auth::Tokens,
     config::{Lazy, misconfigured, variable},
+    db::{self, Db},
     gateway::Gateway,
     message::Accounts,
-    problem::Problem,
+    outbox,
+    problem::{Fault, Problem},
 };
 
-use crate::{format::Formatter, mapping::OrderMapping};
+use crate::{format::Formatter, intake::FUNCTION, mapping::OrderMapping, store};
 
 /// All that both triggers need.
 pub(crate) struct Config {
     pub(crate) formatter: Formatter,
     pub(crate) gateway: Gateway,
+    pub(crate) stream: Stream,
+}
+
+/// The stream that change-data-capture feeds write to.
+pub(crate) struct Stream {
+    /// The Redis server's.
+    pub(crate) url: String,
+    pub(crate) name: String,
+    /// The entry's field that has the event.
+    pub(crate) field: String,
 }
 
 static CONFIG: Lazy<Config> = Lazy::new();
 static TOKENS: Lazy<Tokens> = Lazy::new();
+static DB: Lazy<Db> = Lazy::new();
+
+/// The database, with this function's tables and the outbox's.
+///
+/// # Errors
+/// 503 while it is busy; the next call tries again.
+pub(crate) async fn db() -> Result<&'static Db, Problem> {
+    let owners = [("outbox", outbox::MIGRATIONS), (FUNCTION, store::MIGRATIONS)];
+    Ok(DB.get_or_try_init(db::spin::open(&owners)).await?)
+}
 
 /// The configuration.
 ///
@@ -37,6 +59,16 @@ pub(crate) async fn tokens() -> Result<&'static Tokens, Problem> {
         .await
 }
 
+impl Stream {
+    fn check(self) -> Result<Self, Vec<Fault>> {
+        let names = [("orders_stream", &self.name), ("orders_stream_field", &self.field)];
+        let empty = names.iter().filter(|(_, value)| value.trim().is_empty());
+        let faults: Vec<_> =
+            empty.map(|(name, _)| Fault::at(format!("/variables/{name}"), "must not be empty")).collect();
+        if faults.is_empty() { Ok(self) } else { Err(faults) }
+    }
+}
+
 async fn load() -> Result<Config, Problem> {
     let mapping = OrderMapping::parse(&variable("order_mapping").await?);
     let accounts = Accounts {
@@ -52,10 +84,18 @@ async fn load() -> Result<Config, Problem> {
         &variable("push_gateway_path").await?,
         &variable("push_gateway_secret").await?,
     );
-    match (mapping, accounts, gateway) {
-        (Ok(mapping), Ok(accounts), Ok(gateway)) => Ok(Config { formatter: Formatter { mapping, accounts }, gateway }),
-        (mapping, accounts, gateway) => {
-            let faults = [mapping.err(), accounts.err(), gateway.err()];
+    let stream = Stream {
+        url: variable("redis_url").await?,
+        name: variable("orders_stream").await?,
+        field: variable("orders_stream_field").await?,
+    }
+    .check();
+    match (mapping, accounts, gateway, stream) {
+        (Ok(mapping), Ok(accounts), Ok(gateway), Ok(stream)) => {
+            Ok(Config { formatter: Formatter { mapping, accounts }, gateway, stream })
+        }
+        (mapping, accounts, gateway, stream) => {
+            let faults = [mapping.err(), accounts.err(), gateway.err(), stream.err()];
             Err(misconfigured(faults.into_iter().flatten().flatten().collect()))
         }
     }

@@ -26,6 +26,8 @@ pub(crate) struct Formatter {
 pub(crate) struct Formatted {
     /// Its identity; a feed's event without one is not readable.
     pub(crate) event_id: Option<Id>,
+    /// The order that it is about, as far as that is known.
+    pub(crate) order_id: Option<Id>,
     pub(crate) outcome: Outcome,
 }
 
@@ -46,8 +48,16 @@ pub(crate) enum Outcome {
 
 impl Formatted {
     /// What cannot be read at all.
-    fn unreadable(faults: Vec<Fault>) -> Self {
-        Self { event_id: None, outcome: Outcome::Unreadable(faults) }
+    pub(crate) fn unreadable(faults: Vec<Fault>) -> Self {
+        Self { event_id: None, order_id: None, outcome: Outcome::Unreadable(faults) }
+    }
+
+    /// Why it cannot be read, if it cannot.
+    pub(crate) fn unreadable_because(&self) -> Option<String> {
+        match &self.outcome {
+            Outcome::Unreadable(faults) => Some(sentence(faults)),
+            _ => None,
+        }
     }
 }
 
@@ -85,36 +95,49 @@ pub(crate) fn sentence(faults: &[Fault]) -> String {
 }
 
 impl Formatter {
-    /// The results of one event, or of what could not be read as one.
-    pub(crate) fn results(&self, event: Result<&Value<'_>, Fault>) -> Vec<Formatted> {
-        event.map_or_else(|fault| vec![Formatted::unreadable(vec![fault])], |event| self.format(event))
-    }
-
     /// The results of one event; a Canal event has one for each of its rows.
     pub(crate) fn format(&self, event: &Value<'_>) -> Vec<Formatted> {
-        feed::read(event, self.mapping.id_column()).into_iter().map(|reading| self.result(reading)).collect()
+        self.readings(event, None).collect()
     }
 
-    fn result(&self, reading: Reading<'_>) -> Formatted {
-        match reading {
+    /// The results of one event as if its rows had this operation.
+    pub(crate) fn format_as(&self, event: &Value<'_>, operation: Option<&str>) -> Vec<Formatted> {
+        self.readings(event, operation).collect()
+    }
+
+    fn readings<'v>(
+        &'v self,
+        event: &'v Value<'v>,
+        operation: Option<&'v str>,
+    ) -> impl Iterator<Item = Formatted> + use<'v> {
+        let readings = feed::read(event, self.mapping.id_column());
+        readings.into_iter().map(move |reading| self.result(reading, operation))
+    }
+
+    fn result(&self, reading: Reading<'_>, operation: Option<&str>) -> Formatted {
+        let (event_id, order_id, outcome) = match reading {
             Reading::Row(row) => {
-                let outcome = match self.mapping.read(&row) {
-                    RowReading::Change(change) => self.outcome(*change),
-                    RowReading::Ignored(why) => Outcome::Ignored(why),
-                    RowReading::Rejected(why) => Outcome::Rejected(why),
+                let (order_id, outcome) = match self.mapping.read(&row) {
+                    RowReading::Change(change) => (Some(change.order_id.clone()), self.outcome(*change, operation)),
+                    RowReading::Ignored(why) => (None, Outcome::Ignored(why)),
+                    RowReading::Rejected(why) => {
+                        (row.now(self.mapping.id_column()).and_then(Id::from_json), Outcome::Rejected(why))
+                    }
                 };
-                Formatted { event_id: Some(row.event_id), outcome }
+                (Some(row.event_id), order_id, outcome)
             }
             Reading::Order(change) => {
-                Formatted { event_id: Some(change.event_id.clone()), outcome: self.outcome(change) }
+                let ids = (Some(change.event_id.clone()), Some(change.order_id.clone()));
+                (ids.0, ids.1, self.outcome(change, operation))
             }
-            Reading::Nothing { event_id, detail } => Formatted { event_id, outcome: Outcome::Ignored(detail) },
-            Reading::Unreadable(faults) => Formatted::unreadable(faults),
-        }
+            Reading::Nothing { event_id, detail } => (event_id, None, Outcome::Ignored(detail)),
+            Reading::Unreadable(faults) => return Formatted::unreadable(faults),
+        };
+        Formatted { event_id, order_id, outcome }
     }
 
-    fn outcome(&self, change: OrderChange) -> Outcome {
-        let operation = change.operation.as_deref();
+    fn outcome(&self, change: OrderChange, operation: Option<&str>) -> Outcome {
+        let operation = operation.or(change.operation.as_deref());
         match self.mapping.transitions.meaning(change.from, change.to, operation, change.restated) {
             Meaning::Send(scenario) => match notice(scenario, change) {
                 Ok(notice) => Outcome::Formatted(Box::new(Message::new(notice, &self.accounts))),

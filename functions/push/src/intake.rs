@@ -1,27 +1,46 @@
-//! Events in, messages delivered. Every entry path comes through here: the same checks, the same log line.
+//! Events in, messages kept and delivered. Every entry path comes through here: the same checks, the same log line.
+//!
+//! A batch is committed by one statement each for what is kept for an operator and for the messages; only then does
+//! anything go out. Repeating a batch, after whatever crash, changes nothing that was done.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use serde::Serialize;
 use shared::{
-    gateway::{Delivery, Gateway},
-    http::JSON_LIMIT,
+    db::{Db, DbError},
     id::Id,
     json::Value,
     log::{EntryPath, Line},
     message::{Channel, Message, Recipient},
-    ndjson::Splitter,
-    problem::{Fault, Problem},
+    outbox::{
+        Courier, Outbox, Tally, Whose,
+        ledger::{self, State},
+    },
+    problem::Fault,
 };
 
 use crate::{
-    config::{self, Config},
-    format::{Answer, Formatted, sentence},
-    input::{self, EVENTS_MAX, Input},
+    format::{Answer, Formatted, Formatter, Outcome},
+    store::{self, Kept},
 };
 
 /// The component's version.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Whose messages these are, in the shared outbox.
+pub(crate) const FUNCTION: &str = "push";
+
+/// Events that are committed together.
+const BATCH_EVENTS: usize = 500;
+
+/// Overdue messages of others that a call delivers beside its own, so that traffic alone heals.
+const OVERDUE: usize = 8;
+
+/// As many bytes are kept of what is no event.
+const TEXT_KEPT: usize = 8 * 1024;
 
 /// A message as the answer of an intake shows it.
 #[derive(Serialize)]
@@ -29,161 +48,197 @@ pub(crate) struct Delivered {
     id: String,
     recipient: Recipient,
     channel: Channel,
-    /// `sent`, `logged` (there is no gateway) or `failed`.
+    /// `sent`, `logged` (there is no gateway), `pending` (it is tried again) or `dead`.
     state: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<String>,
 }
 
-/// What one call may spend on delivering.
-pub(crate) struct Budget {
-    /// No delivery begins after it.
-    until: Option<Instant>,
-    /// Deliveries that failed after a wait, one after the other.
-    unanswered: u32,
-    /// When the last of them did.
-    unanswered_at: Option<Instant>,
+/// Events that are committed together.
+#[derive(Default)]
+pub(crate) struct Batch {
+    results: Vec<Taken>,
+    messages: Vec<Message>,
+    kept: Vec<Kept>,
 }
 
-/// After so many deliveries that failed after a wait, those that follow are not tried,
-const UNANSWERED_MAX: u32 = 3;
-/// until this time has passed: then one is tried again.
-const PAUSE: Duration = Duration::from_secs(5);
-
-impl Budget {
-    /// As long as it takes, unless the gateway stops answering.
-    pub(crate) const fn patient() -> Self {
-        Self { until: None, unanswered: 0, unanswered_at: None }
-    }
-
-    /// `spend` in all: a Redis handler holds up every function's Redis events.
-    pub(crate) fn of(spend: Duration) -> Self {
-        Self { until: Instant::now().checked_add(spend), unanswered: 0, unanswered_at: None }
-    }
-
-    fn left(&self) -> Duration {
-        if self.unanswered >= UNANSWERED_MAX && self.unanswered_at.is_some_and(|at| at.elapsed() < PAUSE) {
-            return Duration::ZERO;
-        }
-        let patience = Gateway::patience();
-        self.until.map_or(patience, |until| until.saturating_duration_since(Instant::now()).min(patience))
-    }
+/// What became of one event.
+enum Taken {
+    /// It sends the message at this place of the batch.
+    Message(Option<Id>, usize),
+    /// It sends nothing.
+    Nothing(Answer<Delivered>),
 }
 
-/// Delivers the messages of one event's results, and logs what became of each.
-pub(crate) async fn take(
-    config: &Config,
-    results: Vec<Formatted>,
-    path: EntryPath,
-    budget: &mut Budget,
-) -> Vec<Answer<Delivered>> {
-    let started = Instant::now();
-    let mut answers = Vec::with_capacity(results.len());
-    for formatted in results {
-        answers.push(match Answer::of(formatted) {
-            Ok((event_id, message)) => deliver(config, event_id, &message, path, budget).await,
-            Err(answer) => {
-                let key = answer.event_id.as_ref().map_or("-", Id::as_str);
-                log(key, answer.outcome, answer.detail.as_deref(), started, path);
-                answer
-            }
-        });
+impl Batch {
+    /// Adds what could not be read as an event, with as much of its text as is kept.
+    pub(crate) fn add_unreadable(&mut self, fault: Fault, text: &[u8]) {
+        let text = String::from_utf8_lossy(text.get(..TEXT_KEPT).unwrap_or(text)).into_owned();
+        self.add(vec![Formatted::unreadable(vec![fault])], || text.clone());
     }
-    answers
-}
 
-async fn deliver(
-    config: &Config,
-    event_id: Option<Id>,
-    message: &Message,
-    path: EntryPath,
-    budget: &mut Budget,
-) -> Answer<Delivered> {
-    let within = budget.left();
-    let started = Instant::now();
-    let delivery = config.gateway.deliver(message, within, path, VERSION).await;
-    match delivery {
-        // Not tried.
-        Delivery::Failed(_) if within.is_zero() => {}
-        // What failed at once costs nobody's time.
-        Delivery::Failed(_) if started.elapsed() >= Duration::from_millis(500) => {
-            budget.unanswered += 1;
-            budget.unanswered_at = Some(Instant::now());
-        }
-        _ => budget.unanswered = 0,
-    }
-    Answer {
-        event_id,
-        outcome: delivery.outcome(),
-        scenario: Some(message.scenario),
-        messages: vec![Delivered {
-            id: message.id.clone(),
-            recipient: message.recipient.clone(),
-            channel: message.channel,
-            state: delivery.outcome(),
-            detail: delivery.detail().map(str::to_owned),
-        }],
-        detail: None,
-    }
-}
-
-fn log(key: &str, outcome: &str, detail: Option<&str>, started: Instant, path: EntryPath) {
-    Line { known_as: (), what: "event", key, outcome, detail, started, path, version: VERSION }.write();
-}
-
-/// Takes the payload of a Redis message: one event, an array, or lines.
-///
-/// # Errors
-/// If the configuration has faults: the event is lost, and the log says so. What is wrong with the payload is logged.
-pub(crate) async fn from_redis(payload: &[u8]) -> Result<(), Problem> {
-    /// What a Redis handler may spend on delivering.
-    const SPEND: Duration = Duration::from_secs(1);
-    const PATH: EntryPath = EntryPath::Redis;
-
-    let config = config::config().await.inspect_err(|problem| {
-        log("-", "failed", Some(&sentence(problem.errors())), Instant::now(), PATH);
-    })?;
-    let mut budget = Budget::of(SPEND);
-    let mut take = async |event: Result<&Value<'_>, Fault>| {
-        take(config, config.formatter.results(event), PATH, &mut budget).await;
-    };
-    if payload.len() > JSON_LIMIT {
-        take(Err(Fault::at("", format!("the payload may have {JSON_LIMIT} bytes")))).await;
-        return Ok(());
-    }
-    match input::read(payload) {
-        Ok(Input::One(event)) => take(Ok(&event)).await,
-        Ok(Input::Many(events)) => {
-            for event in &events {
-                take(Ok(event)).await;
-            }
-        }
-        Ok(Input::Lines) => {
-            let mut splitter = Splitter::default();
-            let mut lines = splitter.push(payload);
-            lines.extend(splitter.finish());
-            // Of lines and of the events in them: a line may hold an array.
-            let mut left = EVENTS_MAX;
-            for line in lines {
-                let line = input::read_line(&line);
-                let events = line.as_ref().map_or(1, |events| events.len().max(1));
-                let Some(rest) = left.checked_sub(events) else {
-                    take(Err(Fault::at("", format!("a payload may have {EVENTS_MAX} events; the rest is not read"))))
-                        .await;
-                    return Ok(());
-                };
-                left = rest;
-                match line {
-                    Ok(events) => {
-                        for event in &events {
-                            take(Ok(event)).await;
-                        }
-                    }
-                    Err(fault) => take(Err(fault)).await,
+    /// Adds an event's results. `event` is what is kept of it where nobody could act on it.
+    pub(crate) fn add(&mut self, results: Vec<Formatted>, event: impl Fn() -> String) {
+        for formatted in results {
+            let order_id = formatted.order_id.clone();
+            let kept_as = match formatted.outcome {
+                Outcome::Ambiguous(_) => Some("ambiguous"),
+                Outcome::Rejected(_) | Outcome::Unreadable(_) => Some("rejected"),
+                Outcome::Formatted(_) | Outcome::Ignored(_) => None,
+            };
+            self.results.push(match Answer::of(formatted) {
+                Ok((event_id, message)) => {
+                    self.messages.push(*message);
+                    Taken::Message(event_id, self.messages.len() - 1)
                 }
+                Err(answer) => {
+                    if let Some(outcome) = kept_as {
+                        let detail = answer.detail.as_deref().unwrap_or_default();
+                        self.kept.push(Kept::new(answer.event_id.as_ref(), outcome, order_id, detail, event()));
+                    }
+                    Taken::Nothing(answer)
+                }
+            });
+        }
+    }
+
+    /// Its messages' ids.
+    pub(crate) fn ids(&self) -> Vec<String> {
+        self.messages.iter().map(|message| message.id.clone()).collect()
+    }
+
+    /// The answers of a batch that could not be committed: everything of it is to be sent again.
+    pub(crate) fn failed(self, detail: &str) -> Vec<Answer<Delivered>> {
+        let answer = |taken| {
+            let event_id = match taken {
+                Taken::Message(event_id, _) => event_id,
+                Taken::Nothing(answer) => answer.event_id,
+            };
+            Answer {
+                event_id,
+                outcome: "failed",
+                scenario: None,
+                messages: Vec::new(),
+                detail: Some(detail.to_owned()),
+            }
+        };
+        self.results.into_iter().map(answer).collect()
+    }
+}
+
+/// Events of any number, cut into batches.
+#[derive(Default)]
+pub(crate) struct Batches {
+    full: Vec<Batch>,
+    open: Batch,
+}
+
+impl Batches {
+    /// The batch that takes the next event.
+    pub(crate) fn next(&mut self) -> &mut Batch {
+        if self.open.results.len() >= BATCH_EVENTS {
+            self.full.push(std::mem::take(&mut self.open));
+        }
+        &mut self.open
+    }
+
+    /// All of them.
+    pub(crate) fn all(mut self) -> Vec<Batch> {
+        self.full.push(self.open);
+        self.full
+    }
+}
+
+/// What an event's JSON is kept as.
+pub(crate) fn written(event: &Value<'_>) -> String {
+    serde_json::to_string(event).unwrap_or_default()
+}
+
+/// The way in, as one call uses it.
+pub(crate) struct Intake<'a, C> {
+    pub(crate) formatter: &'a Formatter,
+    pub(crate) db: &'a Db,
+    pub(crate) courier: &'a C,
+    pub(crate) path: EntryPath,
+}
+
+impl<C: Courier> Intake<'_, C> {
+    /// The outbox that it fills.
+    pub(crate) fn outbox(&self) -> Outbox<'_, C> {
+        Outbox { db: self.db, courier: self.courier, function: FUNCTION }
+    }
+
+    /// Commits a batch: after it, every message will go out, and every event that needs somebody can be found.
+    pub(crate) async fn commit(&self, batch: &Batch) -> Result<(), DbError> {
+        let started = Instant::now();
+        store::keep(self.db, &batch.kept, path_name(self.path), self.courier.now_ms()).await?;
+        self.outbox().enqueue(&batch.messages).await?;
+        for taken in &batch.results {
+            if let Taken::Nothing(answer) = taken {
+                let key = answer.event_id.as_ref().map_or("-", Id::as_str);
+                log(key, answer.outcome, answer.detail.as_deref(), started.elapsed(), self.path);
             }
         }
-        Err(fault) => take(Err(fault)).await,
+        Ok(())
     }
-    Ok(())
+
+    /// Delivers a batch's own messages, and a few that are overdue.
+    pub(crate) async fn deliver(&self, ids: &[String], until_ms: i64) -> Result<Tally, DbError> {
+        let outbox = self.outbox();
+        let mut tally = Tally::default();
+        if !ids.is_empty() {
+            tally += outbox.deliver(Whose::These(ids), ids.len(), until_ms).await?;
+        }
+        tally += outbox.deliver(Whose::Any, OVERDUE, until_ms).await?;
+        Ok(tally)
+    }
+
+    /// What became of a committed batch, in the order of its events.
+    pub(crate) async fn answers(&self, batch: Batch) -> Result<Vec<Answer<Delivered>>, DbError> {
+        let states: HashMap<String, (State, Option<String>)> =
+            ledger::states(self.db, &batch.ids()).await?.into_iter().collect();
+        let answer = |event_id, message: &Message| {
+            // Somebody else may be posting it this very moment.
+            let (state, detail) = match states.get(&message.id) {
+                Some((State::Sending, _)) | None => (State::Pending, None),
+                Some((State::Sent, _)) => (State::Sent, None),
+                Some((state, detail)) => (*state, detail.clone()),
+            };
+            Answer {
+                event_id,
+                outcome: state.as_str(),
+                scenario: Some(message.scenario),
+                messages: vec![Delivered {
+                    id: message.id.clone(),
+                    recipient: message.recipient.clone(),
+                    channel: message.channel,
+                    state: state.as_str(),
+                    detail,
+                }],
+                detail: None,
+            }
+        };
+        let Batch { results, messages, .. } = batch;
+        Ok(results
+            .into_iter()
+            .filter_map(|taken| match taken {
+                Taken::Message(event_id, place) => Some(answer(event_id, messages.get(place)?)),
+                Taken::Nothing(answer) => Some(answer),
+            })
+            .collect())
+    }
+}
+
+/// As a table calls an entry path.
+const fn path_name(path: EntryPath) -> &'static str {
+    match path {
+        EntryPath::Http => "http",
+        EntryPath::Redis => "redis",
+        EntryPath::Stream => "stream",
+    }
+}
+
+/// Writes the line of an event that sent nothing.
+pub(crate) fn log(key: &str, outcome: &str, detail: Option<&str>, took: Duration, path: EntryPath) {
+    Line { known_as: (), what: "event", key, outcome, detail, took, path, version: VERSION }.write();
 }

@@ -6,7 +6,10 @@
 use futures::future::BoxFuture;
 use spin_sdk::sqlite;
 
-use super::{Db, DbError, Engine, Migration, Row, Value, migration::migrate};
+use super::{
+    Db, DbError, Engine, Migration, Row, Value,
+    migration::{migrate, up_to_date},
+};
 
 /// The database that all components share.
 const DATABASE: &str = "default";
@@ -19,12 +22,15 @@ struct Spin(sqlite::Connection);
 /// # Errors
 /// Those of the runtime; the next call tries again.
 pub async fn open(owners: &[(&str, &[Migration])]) -> Result<Db, DbError> {
-    let migrating = connect().await?;
-    for (owner, migrations) in owners {
-        migrate(&migrating, owner, migrations).await?;
+    let db = connect().await?;
+    if up_to_date(&db, owners).await? {
+        return Ok(db);
     }
-    // A connection of its own: a request that came while this one was within its transaction would join it.
-    drop(migrating);
+    // On this connection alone: a request that comes while it is within its transaction would join it.
+    for (owner, migrations) in owners {
+        migrate(&db, owner, migrations).await?;
+    }
+    drop(db);
     connect().await
 }
 

@@ -182,6 +182,12 @@ pub struct Message {
     /// The scenario's Chinese name, for the log.
     #[serde(skip)]
     pub label: &'static str,
+    /// The event that it came of.
+    #[serde(skip)]
+    pub event_id: Id,
+    /// When it happened, Unix ms: an order's messages are sent in this order.
+    #[serde(skip)]
+    pub occurred_at_ms: i64,
 }
 
 /// A channel's own request body.
@@ -277,6 +283,8 @@ impl Message {
             occurred_at: clock::rfc3339(notice.occurred_at_ms),
             payload,
             label: notice.label,
+            event_id: notice.event_id,
+            occurred_at_ms: notice.occurred_at_ms,
         }
     }
 }

@@ -8,17 +8,23 @@ use harness::workspace_root;
 
 const FUNCTIONS: [&str; 4] = ["push", "pharmacy", "images", "rewards"];
 
-/// What may touch the runtime: triggers, HTTP, configuration, delivery and SQL. All others are domain modules.
-const EDGE: [&str; 5] = ["lib.rs", "routes.rs", "config.rs", "intake.rs", "store.rs"];
+/// What may touch the runtime: triggers, HTTP, configuration, delivery and SQL, and the test of all that. All others
+/// are domain modules. A folder stands for all that is in it.
+const EDGE: [&str; 9] =
+    ["lib.rs", "routes", "routes.rs", "redis.rs", "config.rs", "intake.rs", "drain.rs", "store.rs", "simulation.rs"];
 
-fn sources(folder: &Path) -> Result<Vec<(String, String)>> {
+/// The files in a function's `src`, each by its path there, with its text.
+fn sources(src: &Path) -> Result<Vec<(String, String)>> {
     let mut files = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path.is_dir() {
-            files.extend(sources(&path)?);
-        } else {
-            files.push((path.file_name().unwrap().to_string_lossy().into_owned(), fs::read_to_string(&path)?));
+    let mut folders = vec![src.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder)? {
+            let path = entry?.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                files.push((path.strip_prefix(src)?.display().to_string(), fs::read_to_string(&path)?));
+            }
         }
     }
     Ok(files)
@@ -29,7 +35,7 @@ fn domain_modules_know_neither_the_runtime_nor_the_store() -> Result<()> {
     let mut seen = 0;
     for function in FUNCTIONS {
         for (file, text) in sources(&workspace_root().join("functions").join(function).join("src"))? {
-            if EDGE.contains(&file.as_str()) {
+            if EDGE.contains(&file.split('/').next().unwrap()) {
                 continue;
             }
             seen += 1;

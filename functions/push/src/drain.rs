@@ -1,0 +1,62 @@
+//! The stream of change-data-capture feeds → the outbox.
+//!
+//! A batch of entries is committed and only then acknowledged. An entry that is no event goes to the stream
+//! `<stream>:dead`, with the reason, and is kept like every event that needs somebody.
+
+use shared::{
+    db::DbError,
+    json,
+    outbox::Courier,
+    problem::Fault,
+    stream::{self, Dead, DrainError, Drained, Entry, Source},
+};
+
+use crate::intake::{Batch, Intake};
+
+/// Entries that are read at once.
+const ENTRIES: usize = 200;
+
+/// Drains `source` until it is empty or there is no `more_time`. The event is in the entry's `field`, or where
+/// Debezium Server puts it.
+pub(crate) async fn drain<C: Courier, S: Source>(
+    intake: &Intake<'_, C>,
+    source: &S,
+    field: &str,
+    more_time: impl Fn() -> bool + Send,
+) -> Result<Drained, DrainError<DbError>> {
+    stream::drain(source, ENTRIES, more_time, async |entries: Vec<Entry>| {
+        let mut batch = Batch::default();
+        let mut dead = Vec::new();
+        for entry in &entries {
+            if let Err(reason) = read(intake, entry, field, &mut batch) {
+                dead.push(Dead { id: entry.id.clone(), reason });
+            }
+        }
+        intake.commit(&batch).await?;
+        Ok(dead)
+    })
+    .await
+}
+
+/// Adds an entry's event to the batch; what is none is added as such, and the reason returned.
+fn read<C: Courier>(intake: &Intake<'_, C>, entry: &Entry, field: &str, batch: &mut Batch) -> Result<(), String> {
+    let unreadable = |batch: &mut Batch, reason: String| {
+        let text = serde_json::to_string(&entry.fields).unwrap_or_default();
+        batch.add_unreadable(Fault::at("", reason.clone()), text.as_bytes());
+        Err(reason)
+    };
+    let event = match stream::payload(entry, field) {
+        Ok(Some(event)) => event,
+        Ok(None) => return Ok(()),
+        Err(reason) => return unreadable(batch, reason),
+    };
+    match json::parse(event.as_bytes()) {
+        Ok(event) => {
+            let results = intake.formatter.format(&event);
+            let reason = results.iter().find_map(crate::format::Formatted::unreadable_because);
+            batch.add(results, || crate::intake::written(&event));
+            reason.map_or(Ok(()), Err)
+        }
+        Err(error) => unreadable(batch, format!("not JSON: {error}")),
+    }
+}

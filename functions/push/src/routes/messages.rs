@@ -1,0 +1,122 @@
+//! What goes out, as operators read it, and their hand on it.
+
+use axum::{Json, extract::Path, extract::Request, http::StatusCode};
+use serde::Serialize;
+use shared::{
+    auth::Role,
+    clock,
+    outbox::ledger::{self, Entry, Filter, State, Stats, Whole},
+    problem::{Kind, Problem},
+    query::Query,
+};
+
+use super::{allowed, not_found};
+use crate::{config::db, store};
+
+/// Messages on a page, if the caller does not say, and at most.
+const PAGE: (usize, usize) = (50, 500);
+/// Messages that one statement makes due again.
+const RETRIED: i64 = 1_000;
+
+/// A page of a list.
+#[derive(Serialize)]
+pub(super) struct Page<T> {
+    pub(super) items: Vec<T>,
+    /// What to ask the next page with; `null` on the last.
+    pub(super) next_cursor: Option<String>,
+}
+
+impl<T> Page<T> {
+    /// Of rows of which one more than `limit` was asked for, to know whether there are more.
+    pub(super) fn of(mut items: Vec<T>, limit: usize, place: impl Fn(&T) -> i64) -> Self {
+        let more = items.len() > limit;
+        items.truncate(limit);
+        let next_cursor = items.last().filter(|_| more).map(|last| place(last).to_string());
+        Self { items, next_cursor }
+    }
+}
+
+/// The page that is asked for: its cursor and its length.
+pub(super) fn page(query: &mut Query) -> (Option<i64>, usize) {
+    let cursor = query.parsed("cursor", "must be a `next_cursor` of this list", |text| text.parse().ok());
+    (cursor, query.limit(PAGE.0, PAGE.1))
+}
+
+pub(super) async fn list(request: Request) -> Result<Json<Page<Entry>>, Problem> {
+    allowed(Role::Service, request.headers()).await?;
+    let mut query = Query::of(request.uri());
+    let state = |text: &str| State::parse(text);
+    let filter = Filter {
+        order_id: query.text("order_id"),
+        recipient: query.text("recipient"),
+        scenario: query.text("scenario"),
+        state: query.parsed("state", "must be pending, sending, sent, logged or dead", state),
+        from_ms: query.instant("from"),
+        to_ms: query.instant("to"),
+        cursor: None,
+    };
+    let (cursor, limit) = page(&mut query);
+    query.finish()?;
+    let messages = ledger::list(db().await?, &Filter { cursor, ..filter }, limit + 1).await?;
+    Ok(Json(Page::of(messages, limit, |message| message.seq)))
+}
+
+pub(super) async fn one(Path(id): Path<String>, request: Request) -> Result<Json<Whole>, Problem> {
+    allowed(Role::Service, request.headers()).await?;
+    ledger::get(db().await?, &id).await?.map(Json).ok_or_else(|| not_found("message", &id))
+}
+
+pub(super) async fn retry(Path(id): Path<String>, request: Request) -> Result<(StatusCode, Json<Whole>), Problem> {
+    allowed(Role::Admin, request.headers()).await?;
+    let db = db().await?;
+    let retried = ledger::retry(db, &id, clock::now_ms()).await?;
+    let message = ledger::get(db, &id).await?.ok_or_else(|| not_found("message", &id))?;
+    if retried {
+        return Ok((StatusCode::ACCEPTED, Json(message)));
+    }
+    let why = match message.entry.state {
+        State::Sent => "the gateway has it already",
+        State::Sending => "it is being sent at this moment",
+        _ => "its body is gone",
+    };
+    Err(Problem::new(Kind::Conflict, why))
+}
+
+/// How many messages are tried again.
+#[derive(Serialize)]
+pub(super) struct Retried {
+    retried: u64,
+}
+
+pub(super) async fn retry_all(request: Request) -> Result<(StatusCode, Json<Retried>), Problem> {
+    allowed(Role::Admin, request.headers()).await?;
+    let mut query = Query::of(request.uri());
+    let retriable =
+        |text: &str| State::parse(text).filter(|state| matches!(state, State::Pending | State::Logged | State::Dead));
+    let state = query.parsed("state", "must be dead, logged or pending", retriable);
+    query.finish()?;
+    let state = state.unwrap_or(State::Dead);
+    let (db, now_ms) = (db().await?, clock::now_ms());
+    let mut retried = 0;
+    loop {
+        let some = ledger::retry_some(db, state, RETRIED, now_ms).await?;
+        retried += some;
+        if some < RETRIED.unsigned_abs() {
+            return Ok((StatusCode::ACCEPTED, Json(Retried { retried })));
+        }
+    }
+}
+
+/// How push is doing.
+#[derive(Serialize)]
+pub(super) struct Doing {
+    messages: Stats,
+    /// Events that wait for somebody, by outcome.
+    events: std::collections::BTreeMap<String, i64>,
+}
+
+pub(super) async fn stats(request: Request) -> Result<Json<Doing>, Problem> {
+    allowed(Role::Service, request.headers()).await?;
+    let db = db().await?;
+    Ok(Json(Doing { messages: ledger::stats(db, clock::now_ms()).await?, events: store::open(db).await? }))
+}

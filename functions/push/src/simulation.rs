@@ -1,0 +1,667 @@
+//! The whole path on a real SQLite, with everything else simulated: two workers that are cut off at any point, a
+//! stream, a gateway, and time. A run is decided by its seed alone, so that a failing one replays:
+//! `SIMULATION_SEED=7 cargo test -p push simulation`.
+//!
+//! At the end the books are checked: every message that is due was accepted by the gateway, under one `webhook-id`
+//! each, none that is not due, and those of an order in the order of its changes.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard},
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use futures::future::BoxFuture;
+use shared::{
+    db::{Db, DbError, Engine, Row, Value, migration::migrate, native::Native},
+    json,
+    log::EntryPath,
+    outbox::{self, Answer, Attempted, Courier, Whose, ledger},
+    stream::{self, Dead, Entry, Source, StreamError},
+};
+
+use crate::{
+    drain::drain,
+    format::{Formatter, Outcome, tests::formatter},
+    intake::{Batch, FUNCTION, Intake, written},
+    store,
+};
+
+const START: i64 = 1_481_361_166_000;
+/// Polls of either worker before everything works again.
+const STEPS: usize = 400;
+/// How long a drain holds the stream, as in Redis.
+const DRAIN_LEASE_MS: i64 = 5_000;
+
+/// SplitMix64: small, and the same everywhere.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, n: usize) -> usize {
+        usize::try_from(self.roll() % n as u64).unwrap()
+    }
+
+    /// Whether something happens that happens `per_mille` times in a thousand.
+    fn happens(&mut self, per_mille: u64) -> bool {
+        self.roll() % 1000 < per_mille
+    }
+}
+
+/// What may go wrong.
+#[derive(Clone, Copy)]
+enum Faults {
+    /// Anything, at random.
+    Random,
+    /// The worker is cut off at this point of the run, counted from 0, and nothing else happens.
+    CutOffAt(usize),
+    /// Nothing.
+    None,
+}
+
+/// All that is not the code under test.
+struct World {
+    dice: Dice,
+    faults: Faults,
+    /// Points passed: before and after each effect.
+    points: usize,
+    now_ms: i64,
+    /// The worker that is running is to be cut off.
+    cut_off: bool,
+    tokens: u64,
+    /// Webhook ids, in the order in which the gateway accepted them.
+    accepted: Vec<(String, String)>,
+    /// Orders' messages that the gateway will never take.
+    poison: BTreeSet<String>,
+    stream: Stream,
+}
+
+/// A stream with one consumer group of one consumer.
+#[derive(Default)]
+struct Stream {
+    entries: Vec<String>,
+    /// How many were handed out.
+    read: usize,
+    /// Handed out and not acknowledged.
+    pending: BTreeSet<usize>,
+    dead: BTreeSet<usize>,
+    /// Who drains, and until when.
+    lease: Option<(u64, i64)>,
+}
+
+type Shared = Arc<Mutex<World>>;
+
+fn lock(world: &Shared) -> MutexGuard<'_, World> {
+    world.lock().unwrap()
+}
+
+/// Another worker may come in between.
+async fn switch() {
+    let mut switched = false;
+    std::future::poll_fn(|context| {
+        // Futures in a set are polled only when they wake.
+        context.waker().wake_by_ref();
+        if std::mem::replace(&mut switched, true) { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+}
+
+/// A point at which the worker may be cut off, for good.
+async fn point(world: &Shared) {
+    let cut_off = {
+        let mut world = lock(world);
+        let here = world.points;
+        world.points += 1;
+        world.cut_off = match world.faults {
+            Faults::Random => world.dice.happens(8),
+            Faults::CutOffAt(point) => point == here,
+            Faults::None => false,
+        };
+        world.cut_off
+    };
+    if cut_off {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Whether something goes wrong that a caller is told of.
+fn fails(world: &Shared, per_mille: u64) -> bool {
+    let mut world = lock(world);
+    matches!(world.faults, Faults::Random) && world.dice.happens(per_mille)
+}
+
+/// SQLite, with points around every statement.
+struct Pointed {
+    db: Db,
+    world: Shared,
+}
+
+impl Engine for Pointed {
+    fn run<'a>(&'a self, sql: &'a str, values: Vec<Value>) -> BoxFuture<'a, Result<Vec<Row>, DbError>> {
+        Box::pin(async move {
+            switch().await;
+            point(&self.world).await;
+            if fails(&self.world, 10) {
+                return Err(DbError::Busy);
+            }
+            let result = self.db.query(sql, values).await;
+            point(&self.world).await;
+            result
+        })
+    }
+}
+
+struct Gateway(Shared);
+
+impl Courier for Gateway {
+    async fn post(&self, id: &str, body: String, within: Duration) -> Answer {
+        switch().await;
+        point(&self.0).await;
+        let answer = {
+            let mut world = lock(&self.0);
+            let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+            let about = format!("{} {}", body["order_id"].as_str().unwrap(), body["occurred_at"].as_str().unwrap());
+            if world.poison.contains(id) {
+                Answer::Refused { status: 422, retry_after_ms: None }
+            } else if matches!(world.faults, Faults::Random) && world.dice.happens(300) {
+                match world.dice.below(5) {
+                    0 => Answer::Refused { status: 500, retry_after_ms: None },
+                    1 => Answer::Refused { status: 429, retry_after_ms: Some(3_000) },
+                    2 => Answer::Refused { status: 401, retry_after_ms: None },
+                    3 => {
+                        world.now_ms += i64::try_from(within.as_millis()).unwrap();
+                        Answer::Unreachable("did not answer in time".into())
+                    }
+                    // It has the message, and its answer is lost.
+                    _ => {
+                        world.accepted.push((id.to_owned(), about));
+                        Answer::Unreachable("broke off".into())
+                    }
+                }
+            } else {
+                world.accepted.push((id.to_owned(), about));
+                Answer::Accepted
+            }
+        };
+        point(&self.0).await;
+        switch().await;
+        answer
+    }
+
+    fn now_ms(&self) -> i64 {
+        lock(&self.0).now_ms
+    }
+
+    fn log(&self, _: &Attempted<'_>) {}
+
+    fn alarm(&self, _: &str) {}
+
+    fn patience(&self) -> Duration {
+        Duration::from_secs(7)
+    }
+
+    fn token(&self) -> String {
+        let mut world = lock(&self.0);
+        world.tokens += 1;
+        world.tokens.to_string()
+    }
+}
+
+/// One drain's view of the stream.
+struct Drain {
+    world: Shared,
+    token: u64,
+}
+
+impl Drain {
+    /// Runs a script: all of it or nothing, and its answer may be lost.
+    async fn script<T>(&self, run: impl FnOnce(&mut World) -> T + Send) -> Result<T, StreamError> {
+        switch().await;
+        point(&self.world).await;
+        if fails(&self.world, 10) {
+            return Err(StreamError::TimedOut);
+        }
+        let done = run(&mut lock(&self.world));
+        point(&self.world).await;
+        if fails(&self.world, 10) {
+            return Err(StreamError::TimedOut);
+        }
+        Ok(done)
+    }
+}
+
+impl Source for Drain {
+    async fn read(&self, count: usize) -> Result<stream::Batch, StreamError> {
+        let token = self.token;
+        self.script(move |world| {
+            let now_ms = world.now_ms;
+            let stream = &mut world.stream;
+            if stream.lease.is_some_and(|(holder, until_ms)| holder != token && until_ms > now_ms) {
+                return stream::Batch::Busy;
+            }
+            stream.lease = Some((token, now_ms + DRAIN_LEASE_MS));
+            let mut ids: Vec<usize> = stream.pending.iter().copied().take(count).collect();
+            if ids.is_empty() {
+                ids = (stream.read..stream.entries.len()).take(count).collect();
+                stream.read += ids.len();
+                stream.pending.extend(&ids);
+            }
+            stream::Batch::Entries(ids.into_iter().map(|id| entry(id, &stream.entries[id])).collect())
+        })
+        .await
+    }
+
+    async fn finish(&self, handled: &[String], dead: &[Dead]) -> Result<(), StreamError> {
+        let number = |id: &str| id.parse::<usize>().unwrap();
+        let handled: Vec<_> = handled.iter().map(|id| number(id)).collect();
+        let dead: Vec<_> = dead.iter().map(|dead| number(&dead.id)).collect();
+        self.script(move |world| {
+            for id in dead {
+                if world.stream.pending.remove(&id) {
+                    assert!(world.stream.dead.insert(id), "an entry died twice");
+                }
+            }
+            for id in handled {
+                world.stream.pending.remove(&id);
+            }
+        })
+        .await
+    }
+
+    async fn release(&self) -> Result<u64, StreamError> {
+        let token = self.token;
+        self.script(move |world| {
+            if world.stream.lease.is_some_and(|(holder, _)| holder == token) {
+                world.stream.lease = None;
+            }
+            (world.stream.entries.len() - world.stream.read + world.stream.pending.len()) as u64
+        })
+        .await
+    }
+}
+
+fn entry(id: usize, text: &str) -> Entry {
+    Entry { id: id.to_string(), fields: vec![("message".into(), text.to_owned())], valid_utf8: true }
+}
+
+/// What is done to an order, one after the other.
+struct Order {
+    /// Whether its events come by the stream; else by HTTP, the next when the last is answered.
+    by_stream: bool,
+    events: Vec<String>,
+    /// How many have come in, for sure.
+    sent: usize,
+}
+
+/// The run as its publishers see it.
+struct Plan {
+    orders: Vec<Order>,
+}
+
+/// Sends a message, whatever the order did before. The patient is told of each.
+const TRANSITIONS: [(&str, &str, &str); 5] = [
+    ("待接单", "待服务", "护士接单"),
+    ("待服务", "服务中", "服务开始"),
+    ("退款申请中", "服务纠纷", "护士拒绝退款"),
+    ("服务中", "退款申请中", "患者申请退款"),
+    ("服务中", "服务完成", "服务完成（护士触发）"),
+];
+
+impl Plan {
+    fn new(dice: &mut Dice) -> Self {
+        let order = |dice: &mut Dice, number: usize| {
+            let events = (0..1 + dice.below(5)).map(|place| {
+                let (from, to, operation) = TRANSITIONS[dice.below(TRANSITIONS.len())];
+                // Two changes within a second, in the feed's order, are usual.
+                let at = shared::clock::rfc3339(START + 1000 * (place as i64 / 2));
+                match dice.below(12) {
+                    0 => event(number, place, "退款中", "已退款", "", &at),
+                    1 => event(number, place, "退款申请中", "服务纠纷", "", &at),
+                    2 => "{\"order_id\":1,\"from\":true,\"to\":false}".to_owned(),
+                    _ => event(number, place, from, to, operation, &at),
+                }
+            });
+            let events = events.collect();
+            Order { by_stream: dice.happens(600), events, sent: 0 }
+        };
+        let count = 1 + dice.below(5);
+        Self { orders: (0..count).map(|number| order(dice, number)).collect() }
+    }
+}
+
+fn event(order: usize, place: usize, from: &str, to: &str, operation: &str, at: &str) -> String {
+    format!(
+        r#"{{"event_id":"e{order}-{place}","order_id":"o{order}","from":"{from}","to":"{to}","operation":"{operation}",
+        "patient_id":98,"nurse_id":17,"occurred_at":"{at}"}}"#
+    )
+}
+
+/// It ends with the order and the event's place in it, if one came in by it.
+type Worker = Pin<Box<dyn Future<Output = Option<(usize, usize)>>>>;
+
+/// One run.
+struct Simulation {
+    world: Shared,
+    db: Arc<Db>,
+    plain: Db,
+    formatter: Arc<Formatter>,
+    plan: Plan,
+}
+
+impl Simulation {
+    async fn new(seed: u64, faults: Faults) -> Self {
+        let mut dice = Dice(seed);
+        let plan = Plan::new(&mut dice);
+        let plain = Native::in_memory();
+        migrate(&plain, "outbox", outbox::MIGRATIONS).await.unwrap();
+        migrate(&plain, FUNCTION, store::MIGRATIONS).await.unwrap();
+        let formatter = Arc::new(formatter(""));
+        let mut poison = BTreeSet::new();
+        for (id, ..) in plan.orders.iter().flat_map(|order| messages(&formatter, order)) {
+            if dice.happens(60) {
+                poison.insert(id);
+            }
+        }
+        let world = World {
+            dice,
+            faults,
+            points: 0,
+            now_ms: START,
+            cut_off: false,
+            tokens: 0,
+            accepted: Vec::new(),
+            poison,
+            stream: Stream::default(),
+        };
+        let world = Arc::new(Mutex::new(world));
+        let db = Arc::new(Db::new(Pointed { db: plain.clone(), world: world.clone() }));
+        Self { world, db, plain, formatter, plan }
+    }
+
+    /// What a worker does next, at random.
+    fn next(&mut self) -> Worker {
+        let (kind, number) = {
+            let mut world = lock(&self.world);
+            (world.dice.below(4), world.dice.below(self.plan.orders.len()))
+        };
+        match kind {
+            0 | 1 if !self.plan.orders[number].by_stream => self.take_in(number),
+            0 => self.deliver(),
+            _ => self.drain(),
+        }
+    }
+
+    /// An order's next event comes by HTTP; or, all being in, one of them again.
+    fn take_in(&self, number: usize) -> Worker {
+        let (world, db, formatter) = (self.world.clone(), self.db.clone(), self.formatter.clone());
+        let order = &self.plan.orders[number];
+        let replayed = lock(&self.world).dice.below(order.events.len());
+        let place = if order.sent < order.events.len() { order.sent } else { replayed };
+        let text = order.events[place].clone();
+        Box::pin(async move {
+            let gateway = Gateway(world.clone());
+            let intake = Intake { formatter: &formatter, db: &db, courier: &gateway, path: EntryPath::Http };
+            let mut batch = Batch::default();
+            let event = json::parse(text.as_bytes()).unwrap();
+            batch.add(formatter.format(&event), || written(&event));
+            intake.commit(&batch).await.ok()?;
+            let until_ms = gateway.now_ms() + 10_000;
+            let _ = intake.deliver(&batch.ids(), until_ms).await;
+            Some((number, place))
+        })
+    }
+
+    /// A scheduler delivers.
+    fn deliver(&self) -> Worker {
+        let (world, db) = (self.world.clone(), self.db.clone());
+        Box::pin(async move {
+            let gateway = Gateway(world.clone());
+            let until_ms = gateway.now_ms() + 10_000;
+            let outbox = outbox::Outbox { db: &db, courier: &gateway, function: FUNCTION };
+            let _ = outbox.deliver(Whose::Any, 64, until_ms).await;
+            None
+        })
+    }
+
+    /// The doorbell rings.
+    fn drain(&self) -> Worker {
+        let (world, db, formatter) = (self.world.clone(), self.db.clone(), self.formatter.clone());
+        Box::pin(async move {
+            let gateway = Gateway(world.clone());
+            let intake = Intake { formatter: &formatter, db: &db, courier: &gateway, path: EntryPath::Stream };
+            let source = Drain { world: world.clone(), token: gateway.token().parse().unwrap() };
+            let _ = drain(&intake, &source, "message", || true).await;
+            let until_ms = gateway.now_ms() + 1_000;
+            let _ = intake.outbox().deliver(Whose::Any, usize::MAX, until_ms).await;
+            None
+        })
+    }
+
+    /// The publishers of the stream write, and sometimes write again what they wrote.
+    fn publish(&mut self) {
+        let mut world = lock(&self.world);
+        let number = world.dice.below(self.plan.orders.len());
+        let order = &mut self.plan.orders[number];
+        if !order.by_stream {
+            return;
+        }
+        let replayed = world.dice.below(order.events.len());
+        if order.sent < order.events.len() {
+            world.stream.entries.push(order.events[order.sent].clone());
+            order.sent += 1;
+        } else if world.dice.happens(50) {
+            world.stream.entries.push(order.events[replayed].clone());
+        }
+    }
+
+    /// Lets two workers do things, `steps` of them, in turns that the dice decide.
+    fn run(&mut self, steps: usize) {
+        let mut workers: [Option<Worker>; 2] = [None, None];
+        for _ in 0..steps {
+            let (which, publishes, passes) = {
+                let mut world = lock(&self.world);
+                (world.dice.below(2), world.dice.happens(80), world.dice.below(100))
+            };
+            if publishes {
+                self.publish();
+            }
+            // Mostly moments pass, sometimes so much that leases end under the hands of who holds them.
+            lock(&self.world).now_ms += match passes {
+                0 => 120_000,
+                1..3 => 6_000,
+                3..20 => 300,
+                _ => 1,
+            };
+            let mut worker = workers[which].take().unwrap_or_else(|| self.next());
+            lock(&self.world).cut_off = false;
+            match worker.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(came_in) => self.count(came_in),
+                // Cut off: what it held, it holds until its leases end.
+                Poll::Pending if lock(&self.world).cut_off => {}
+                Poll::Pending => workers[which] = Some(worker),
+            }
+        }
+    }
+
+    fn count(&mut self, came_in: Option<(usize, usize)>) {
+        if let Some((number, place)) = came_in {
+            let order = &mut self.plan.orders[number];
+            // Both workers may have taken in the same one.
+            order.sent = order.sent.max(place + 1);
+        }
+    }
+
+    /// Everything works again: what was begun is finished.
+    fn finish(&mut self) {
+        lock(&self.world).faults = Faults::None;
+        for _ in 0..60 {
+            // Longer than any wait or lease, and all of it less than the day after which a message is given up.
+            lock(&self.world).now_ms += 16 * 60_000;
+            let mut workers = vec![self.drain()];
+            for number in 0..self.plan.orders.len() {
+                let order = &mut self.plan.orders[number];
+                if order.by_stream {
+                    let missing = &order.events[order.sent..];
+                    lock(&self.world).stream.entries.extend_from_slice(missing);
+                    order.sent = order.events.len();
+                } else if order.sent < order.events.len() {
+                    workers.push(self.take_in(number));
+                }
+            }
+            workers.push(self.deliver());
+            for mut worker in workers {
+                let came_in = loop {
+                    if let Poll::Ready(came_in) = worker.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                        break came_in;
+                    }
+                };
+                self.count(came_in);
+            }
+            let all_in = self.plan.orders.iter().all(|order| order.sent == order.events.len());
+            let drained = {
+                let stream = &lock(&self.world).stream;
+                stream.read == stream.entries.len() && stream.pending.is_empty()
+            };
+            if all_in && drained && self.waiting() == 0 {
+                return;
+            }
+        }
+        panic!("it never ends: {} wait", self.waiting());
+    }
+
+    fn waiting(&self) -> i64 {
+        let sql = "SELECT count(*) FROM outbox WHERE state IN ('pending', 'sending')";
+        block_on(self.plain.query_one(sql, [])).unwrap().unwrap().integer(0).unwrap()
+    }
+
+    /// The books.
+    fn check(&self) {
+        let world = lock(&self.world);
+        let mut due = BTreeMap::new();
+        for order in &self.plan.orders {
+            for (id, about) in messages(&self.formatter, order) {
+                due.insert(id, about);
+            }
+        }
+        let mut firsts: Vec<&String> = Vec::new();
+        for (id, about) in &world.accepted {
+            assert_eq!(due.get(id), Some(about), "{id} was not due");
+            assert!(!world.poison.contains(id), "{id} was refused");
+            if !firsts.contains(&id) {
+                firsts.push(id);
+            }
+        }
+        for id in due.keys().filter(|id| !world.poison.contains(*id)) {
+            assert!(firsts.contains(&id), "{id} was never accepted");
+        }
+        for order in &self.plan.orders {
+            let expected: Vec<_> = messages(&self.formatter, order)
+                .into_iter()
+                .map(|(id, _)| id)
+                .filter(|id| !world.poison.contains(id))
+                .collect();
+            let found: Vec<_> = firsts.iter().copied().filter(|id| expected.contains(id)).cloned().collect();
+            assert_eq!(found, expected, "out of order");
+        }
+        drop(world);
+        for (id, poisoned) in due.keys().map(|id| (id, lock(&self.world).poison.contains(id))) {
+            let state = block_on(ledger::get(&self.plain, id)).unwrap().unwrap().entry.state;
+            assert_eq!(state, if poisoned { ledger::State::Dead } else { ledger::State::Sent });
+        }
+        let kept = block_on(self.plain.query_one("SELECT count(*) FROM push_events", [])).unwrap().unwrap();
+        assert_eq!(kept.integer(0).unwrap(), self.unclear(), "events that need somebody");
+    }
+
+    /// How many of the events need somebody.
+    fn unclear(&self) -> i64 {
+        let mut ids = BTreeSet::new();
+        for text in self.plan.orders.iter().flat_map(|order| &order.events) {
+            let event = json::parse(text.as_bytes()).unwrap();
+            for formatted in self.formatter.format(&event) {
+                match formatted.outcome {
+                    Outcome::Formatted(_) | Outcome::Ignored(_) => {}
+                    _ => drop(ids.insert(formatted.event_id.map_or_else(String::new, |id| id.as_str().to_owned()))),
+                }
+            }
+        }
+        i64::try_from(ids.len()).unwrap()
+    }
+}
+
+/// The messages of an order's events in the order of its changes, each with what it is about.
+fn messages(formatter: &Formatter, order: &Order) -> Vec<(String, String)> {
+    let message = |text: &String| {
+        let event = json::parse(text.as_bytes()).unwrap();
+        let message = formatter.format(&event).into_iter().find_map(|formatted| match formatted.outcome {
+            Outcome::Formatted(message) => Some(message),
+            _ => None,
+        })?;
+        Some((message.id.clone(), format!("{} {}", message.order_id.as_str(), message.occurred_at)))
+    };
+    order.events.iter().filter_map(message).collect()
+}
+
+/// Natively the database answers at once.
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let mut future = std::pin::pin!(future);
+    match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(value) => value,
+        Poll::Pending => panic!("nothing here waits"),
+    }
+}
+
+/// Runs one seed to its end, and returns how many points it passed before the faults ended.
+fn simulate(seed: u64, faults: Faults) -> usize {
+    let mut simulation = block_on(Simulation::new(seed, faults));
+    simulation.run(STEPS);
+    let points = lock(&simulation.world).points;
+    simulation.finish();
+    simulation.check();
+    points
+}
+
+/// Runs `simulate` and says which seed it was if it fails.
+fn named(seed: u64, faults: Faults, what: &str) -> usize {
+    std::panic::catch_unwind(|| simulate(seed, faults)).unwrap_or_else(|panic| {
+        eprintln!("{what}: SIMULATION_SEED={seed} cargo test -p push simulation");
+        std::panic::resume_unwind(panic)
+    })
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+#[test]
+fn whatever_fails_every_message_arrives_once_and_in_order() {
+    let seeds = match number("SIMULATION_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("SIMULATION_SEEDS").unwrap_or(2_000),
+    };
+    println!("seeds {seeds:?}");
+    for seed in seeds {
+        named(seed, Faults::Random, "with random faults");
+    }
+}
+
+#[test]
+fn a_worker_that_is_cut_off_at_any_point_loses_nothing() {
+    let seeds = number("SIMULATION_SEED").map_or(0..3, |seed| seed..seed + 1);
+    for seed in seeds {
+        let points = named(seed, Faults::None, "without faults");
+        assert!(points > 100, "there is little to cut off: {points}");
+        for point in 0..points {
+            named(seed, Faults::CutOffAt(point), &format!("cut off at {point}"));
+        }
+    }
+}

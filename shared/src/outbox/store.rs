@@ -1,0 +1,252 @@
+//! The outbox's SQL for what writes and sends; [`super::ledger`] has what people read.
+//!
+//! A row is taken and settled by single statements: two that deliver at once never hold the same row, and a crash
+//! between any two statements leaves a row that somebody takes again. Batches travel as one JSON value, so that a
+//! statement's text, and its plan, does not depend on their size.
+
+use serde::Serialize;
+
+use crate::db::{Db, DbError, Migration, Row};
+
+/// The outbox's tables, which all functions share.
+pub const MIGRATIONS: &[Migration] = &[Migration {
+    version: 1,
+    statements: &[
+        // `seq` is the order of arrival, which decides between changes of the same instant. The id is the
+        // message's: a replay meets the row that is there, also when its body is long gone.
+        // `due_at_ms` is when somebody may take the row: of a `pending` one the next attempt, of a `sending` one
+        // the end of its lease. `tried_since_ms` starts the 24 hours after which it is given up.
+        // `attempt_log` has a JSON line for each attempt: appended in the statement that settles it, none is lost.
+        "CREATE TABLE outbox (
+            seq INTEGER PRIMARY KEY,
+            id TEXT NOT NULL UNIQUE,
+            function TEXT NOT NULL,
+            event_id TEXT NOT NULL,
+            order_id TEXT NOT NULL,
+            scenario TEXT NOT NULL,
+            label TEXT NOT NULL,
+            recipient TEXT NOT NULL,
+            recipient_id TEXT,
+            channel TEXT NOT NULL,
+            occurred_at_ms INTEGER NOT NULL,
+            body TEXT,
+            state TEXT NOT NULL CHECK (state IN ('pending', 'sending', 'sent', 'logged', 'dead')),
+            attempts INTEGER NOT NULL DEFAULT 0,
+            attempt_log TEXT NOT NULL DEFAULT '',
+            lease TEXT,
+            created_at_ms INTEGER NOT NULL,
+            due_at_ms INTEGER NOT NULL,
+            tried_since_ms INTEGER,
+            settled_at_ms INTEGER
+        )",
+        // What is due is few rows among many: the index holds those alone.
+        "CREATE INDEX outbox_due ON outbox (due_at_ms) WHERE state IN ('pending', 'sending')",
+        // Whether an earlier message of the same order still waits.
+        "CREATE INDEX outbox_waiting ON outbox (order_id, occurred_at_ms, seq) WHERE state IN ('pending', 'sending')",
+        // An operator asks for an order, or for a person.
+        "CREATE INDEX outbox_order ON outbox (order_id)",
+        "CREATE INDEX outbox_recipient ON outbox (recipient)",
+        // How much was sent lately, and which bodies are old enough to go.
+        "CREATE INDEX outbox_settled ON outbox (settled_at_ms) WHERE settled_at_ms IS NOT NULL AND body IS NOT NULL",
+        "CREATE INDEX outbox_dead ON outbox (seq) WHERE state = 'dead'",
+        // When something was last said loudly, so that it is said once a minute by all instances together.
+        "CREATE TABLE outbox_alarms (what TEXT PRIMARY KEY, said_at_ms INTEGER NOT NULL)",
+    ],
+}];
+
+/// A message as it is stored.
+#[derive(Serialize)]
+pub(super) struct NewRow<'a> {
+    pub(super) id: &'a str,
+    pub(super) event_id: &'a str,
+    pub(super) order_id: &'a str,
+    pub(super) scenario: &'a str,
+    pub(super) label: &'a str,
+    pub(super) recipient: String,
+    pub(super) recipient_id: Option<&'a str>,
+    pub(super) channel: &'a str,
+    pub(super) occurred_at_ms: i64,
+    pub(super) body: String,
+}
+
+/// Adds the rows whose ids are not there, and returns how many that were.
+pub(super) async fn insert(db: &Db, function: &str, rows: &[NewRow<'_>], now_ms: i64) -> Result<u64, DbError> {
+    // Behind a message that waits for its next attempt, one of the same order waits as long: what is due and
+    // blocked would be looked at by every delivery.
+    const SQL: &str = "INSERT INTO outbox (id, function, event_id, order_id, scenario, label, recipient, recipient_id,
+            channel, occurred_at_ms, body, state, created_at_ms, due_at_ms)
+        SELECT m.value ->> 'id', $1, m.value ->> 'event_id', m.value ->> 'order_id', m.value ->> 'scenario',
+            m.value ->> 'label', m.value ->> 'recipient', m.value ->> 'recipient_id', m.value ->> 'channel',
+            m.value ->> 'occurred_at_ms', m.value ->> 'body', 'pending', $2,
+            max($2, coalesce((SELECT max(w.due_at_ms) FROM outbox AS w
+                WHERE w.order_id = m.value ->> 'order_id' AND w.state = 'pending'), 0))
+        FROM json_each($3) AS m
+        WHERE true
+        ORDER BY m.key
+        ON CONFLICT (id) DO NOTHING
+        RETURNING 1";
+    let added = db.query(SQL, [function.into(), now_ms.into(), json(&rows)?.into()]).await?;
+    Ok(added.len() as u64)
+}
+
+/// A row that is ours until `leased_until_ms`.
+#[derive(Clone, Debug)]
+pub(super) struct Leased {
+    pub(super) seq: i64,
+    pub(super) id: String,
+    pub(super) order_id: String,
+    pub(super) label: String,
+    pub(super) recipient: String,
+    pub(super) recipient_id: Option<String>,
+    pub(super) body: String,
+    pub(super) attempts: i64,
+    pub(super) tried_since_ms: i64,
+    pub(super) leased_until_ms: i64,
+}
+
+/// Which rows a delivery may take.
+#[derive(Clone, Copy, Debug)]
+pub enum Whose<'a> {
+    /// Those with these message ids.
+    These(&'a [String]),
+    /// Any that are due.
+    Any,
+}
+
+/// What a lease is asked for.
+pub(super) struct LeaseRequest<'a> {
+    pub(super) whose: Whose<'a>,
+    /// Unique to this delivery: only its holder settles a failure.
+    pub(super) token: &'a str,
+    pub(super) now_ms: i64,
+    pub(super) until_ms: i64,
+    pub(super) rows: usize,
+}
+
+/// Takes rows that are due: the first of each order, as the later ones wait for it.
+pub(super) async fn lease(db: &Db, request: &LeaseRequest<'_>) -> Result<Vec<Leased>, DbError> {
+    const TAKE: &str = "UPDATE outbox SET state = 'sending', due_at_ms = $1, lease = $2, attempts = attempts + 1,
+            tried_since_ms = coalesce(tried_since_ms, $3)
+        WHERE seq IN (SELECT o.seq FROM outbox AS o
+            WHERE o.state IN ('pending', 'sending') AND o.due_at_ms <= $3";
+    const THESE: &str = " AND o.id IN (SELECT value FROM json_each($4))";
+    const FIRST: &str = " AND NOT EXISTS (SELECT 1 FROM outbox AS w
+                WHERE w.order_id = o.order_id AND w.state IN ('pending', 'sending')
+                AND (w.occurred_at_ms, w.seq) < (o.occurred_at_ms, o.seq))
+            ORDER BY o.due_at_ms, o.seq LIMIT ";
+    const GIVE: &str = ") RETURNING seq, id, order_id, label, recipient, recipient_id, body, attempts, tried_since_ms";
+    let mut values = vec![request.until_ms.into(), request.token.into(), request.now_ms.into()];
+    let (these, limit) = match request.whose {
+        Whose::These(ids) => {
+            values.push(json(&ids)?.into());
+            (THESE, "$5")
+        }
+        Whose::Any => ("", "$4"),
+    };
+    values.push(i64::try_from(request.rows).unwrap_or(i64::MAX).into());
+    let rows = db.query(&[TAKE, these, FIRST, limit, GIVE].concat(), values).await?;
+    let mut rows: Vec<Leased> = rows.iter().map(|row| leased(row, request.until_ms)).collect::<Result<_, _>>()?;
+    // `RETURNING` promises no order.
+    rows.sort_unstable_by_key(|row| row.seq);
+    Ok(rows)
+}
+
+fn leased(row: &Row, leased_until_ms: i64) -> Result<Leased, DbError> {
+    let text = |column| row.text(column).map(str::to_owned);
+    Ok(Leased {
+        seq: row.integer(0)?,
+        id: text(1)?,
+        order_id: text(2)?,
+        label: text(3)?,
+        recipient: text(4)?,
+        recipient_id: row.optional_text(5)?.map(str::to_owned),
+        body: text(6)?,
+        attempts: row.integer(7)?,
+        tried_since_ms: row.integer(8)?,
+        leased_until_ms,
+    })
+}
+
+/// What became of an attempt.
+#[derive(Serialize)]
+pub(super) struct Outcome<'a> {
+    pub(super) id: &'a str,
+    pub(super) order_id: &'a str,
+    /// The row's next state.
+    pub(super) state: &'static str,
+    pub(super) due_at_ms: i64,
+    /// Whether the attempt counts for the length of the next wait.
+    pub(super) counts: bool,
+    /// The line for `attempt_log`, with its end.
+    pub(super) line: String,
+}
+
+/// Settles attempts, all in one statement.
+///
+/// A failure is settled by the lease's holder alone. A success counts whoever holds the row by now: the gateway
+/// has the message.
+pub(super) async fn settle(db: &Db, outcomes: &[Outcome<'_>], token: &str, now_ms: i64) -> Result<(), DbError> {
+    const SQL: &str = "UPDATE outbox SET state = r.state, due_at_ms = r.due_at_ms, lease = NULL,
+            attempts = attempts - 1 + r.counts, attempt_log = attempt_log || r.line,
+            settled_at_ms = CASE WHEN r.state IN ('sent', 'logged') THEN $1 END
+        FROM (SELECT value ->> 'id' AS id, value ->> 'state' AS state, value ->> 'due_at_ms' AS due_at_ms,
+                value ->> 'counts' AS counts, value ->> 'line' AS line
+            FROM json_each($2)) AS r
+        WHERE outbox.id = r.id
+            AND (outbox.lease = $3 OR (r.state = 'sent' AND outbox.state <> 'sent'))";
+    db.execute(SQL, [now_ms.into(), json(&outcomes)?.into(), token.into()]).await
+}
+
+/// Lets what waits behind these rows wait until the given times: nobody needs to look at it before.
+pub(super) async fn hold_back(db: &Db, retried: &[&Outcome<'_>]) -> Result<(), DbError> {
+    const SQL: &str = "UPDATE outbox SET due_at_ms = r.due_at_ms
+        FROM (SELECT value ->> 'order_id' AS order_id, value ->> 'due_at_ms' AS due_at_ms FROM json_each($1)) AS r
+        WHERE outbox.order_id = r.order_id AND outbox.state = 'pending' AND outbox.due_at_ms < r.due_at_ms";
+    db.execute(SQL, [json(&retried)?.into()]).await
+}
+
+/// Makes due what was held back behind rows that wait no more.
+pub(super) async fn let_go(db: &Db, order_ids: &[&str], now_ms: i64) -> Result<(), DbError> {
+    const SQL: &str = "UPDATE outbox SET due_at_ms = $1
+        WHERE state = 'pending' AND attempts = 0 AND due_at_ms > $1
+            AND order_id IN (SELECT value FROM json_each($2))";
+    db.execute(SQL, [now_ms.into(), json(&order_ids)?.into()]).await
+}
+
+/// Gives back rows that were leased and not tried.
+pub(super) async fn give_back(db: &Db, ids: &[&str], token: &str, now_ms: i64) -> Result<(), DbError> {
+    const SQL: &str = "UPDATE outbox SET state = 'pending', due_at_ms = $1, lease = NULL, attempts = attempts - 1
+        WHERE lease = $2 AND state = 'sending' AND id IN (SELECT value FROM json_each($3))";
+    db.execute(SQL, [now_ms.into(), token.into(), json(&ids)?.into()]).await
+}
+
+/// How many rows still wait.
+pub(super) async fn pending(db: &Db) -> Result<u64, DbError> {
+    const SQL: &str = "SELECT count(*) FROM outbox WHERE state IN ('pending', 'sending')";
+    let row = db.query_one(SQL, []).await?.ok_or(DbError::Column(0))?;
+    Ok(row.integer(0)?.unsigned_abs())
+}
+
+/// Removes the bodies of rows settled before `before_ms`, at most `rows` of them, and returns of how many. Their ids
+/// stay, so that an old replay still sends nothing.
+pub(super) async fn forget_bodies(db: &Db, before_ms: i64, rows: i64) -> Result<u64, DbError> {
+    const SQL: &str = "UPDATE outbox SET body = NULL, attempt_log = ''
+        WHERE seq IN (SELECT seq FROM outbox
+            WHERE settled_at_ms IS NOT NULL AND body IS NOT NULL AND settled_at_ms < $1
+            ORDER BY settled_at_ms LIMIT $2)
+        RETURNING 1";
+    Ok(db.query(SQL, [before_ms.into(), rows.into()]).await?.len() as u64)
+}
+
+/// Whether it is time to say `what` again; if so, it counts as said.
+pub(super) async fn may_say(db: &Db, what: &str, now_ms: i64, every_ms: i64) -> Result<bool, DbError> {
+    const SQL: &str = "INSERT INTO outbox_alarms (what, said_at_ms) VALUES ($1, $2)
+        ON CONFLICT (what) DO UPDATE SET said_at_ms = $2 WHERE said_at_ms <= $2 - $3
+        RETURNING 1";
+    Ok(!db.query(SQL, [what.into(), now_ms.into(), every_ms.into()]).await?.is_empty())
+}
+
+/// A batch as one value.
+fn json(value: &impl Serialize) -> Result<String, DbError> {
+    serde_json::to_string(value).map_err(|error| DbError::Other(format!("a batch cannot be written: {error}")))
+}

@@ -1,0 +1,334 @@
+//! The outbox on a real SQLite, with a gateway and a clock of the test's own.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Mutex,
+        atomic::{AtomicI64, Ordering},
+    },
+};
+
+use super::{
+    ledger::{Filter, State},
+    *,
+};
+use crate::{
+    db::{migration::migrate, native::Native},
+    id::Id,
+    message::{Accounts, Channel, Notice, Recipient, Role, Text},
+};
+
+const START: i64 = 1_481_361_166_000;
+const FOREVER: i64 = i64::MAX;
+
+/// A gateway that answers by message, and keeps what it got.
+struct World {
+    now_ms: AtomicI64,
+    answers: Mutex<HashMap<String, Answer>>,
+    usual: Mutex<Answer>,
+    got: Mutex<Vec<String>>,
+    alarms: AtomicI64,
+    tokens: AtomicI64,
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            now_ms: AtomicI64::new(START),
+            answers: Mutex::default(),
+            usual: Mutex::new(Answer::Accepted),
+            got: Mutex::default(),
+            alarms: AtomicI64::new(0),
+            tokens: AtomicI64::new(0),
+        }
+    }
+
+    fn pass(&self, ms: i64) {
+        self.now_ms.fetch_add(ms, Ordering::Relaxed);
+    }
+
+    fn answers(&self, answer: Answer) {
+        *self.usual.lock().unwrap() = answer;
+    }
+
+    fn answers_to(&self, message: &Message, answer: Answer) {
+        self.answers.lock().unwrap().insert(message.id.clone(), answer);
+    }
+
+    /// The messages that came since it was asked last.
+    fn got(&self) -> Vec<String> {
+        std::mem::take(&mut *self.got.lock().unwrap())
+    }
+}
+
+impl Courier for World {
+    async fn post(&self, id: &str, body: String, _: Duration) -> Answer {
+        assert!(body.contains(id));
+        self.got.lock().unwrap().push(id.to_owned());
+        self.answers.lock().unwrap().get(id).cloned().unwrap_or_else(|| self.usual.lock().unwrap().clone())
+    }
+
+    fn now_ms(&self) -> i64 {
+        self.now_ms.load(Ordering::Relaxed)
+    }
+
+    fn log(&self, _: &Attempted<'_>) {}
+
+    fn alarm(&self, reason: &str) {
+        assert_eq!(reason, "the gateway answered 401");
+        self.alarms.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn patience(&self) -> Duration {
+        Duration::from_secs(7)
+    }
+
+    fn token(&self) -> String {
+        self.tokens.fetch_add(1, Ordering::Relaxed).to_string()
+    }
+}
+
+async fn database() -> Db {
+    let db = Native::in_memory();
+    migrate(&db, "outbox", MIGRATIONS).await.unwrap();
+    db
+}
+
+fn outbox<'a>(db: &'a Db, world: &'a World) -> Outbox<'a, World> {
+    Outbox { db, courier: world, function: "push" }
+}
+
+/// The message of an order's event, which happened `at_s` seconds after the start.
+fn message(order: u64, event: &str, at_s: i64) -> Message {
+    let text = Text { title: "标题", body: "正文。", short: "正文", phrase: "状态" };
+    let accounts = Accounts {
+        wechat_template_id: "wx".into(),
+        wechat_link: String::new(),
+        mini_program_template_id: "mp".into(),
+        mini_program_page: String::new(),
+        app_link: String::new(),
+    };
+    let notice = Notice {
+        event_id: Id::parse(&format!("{order}-{event}")).unwrap(),
+        scenario: "nurse_accepted",
+        label: "护士接单",
+        order_id: Id::parse(&order.to_string()).unwrap(),
+        recipient: Recipient { role: Role::Patient, id: Id::parse("98"), audience: None, address: None },
+        channel: Channel::Wechat,
+        text,
+        occurred_at_ms: START + at_s * 1000,
+        nurse: None,
+    };
+    Message::new(notice, &accounts)
+}
+
+fn ids(messages: &[&Message]) -> Vec<String> {
+    messages.iter().map(|message| message.id.clone()).collect()
+}
+
+fn down() -> Answer {
+    Answer::Refused { status: 503, retry_after_ms: None }
+}
+
+async fn state(db: &Db, message: &Message) -> State {
+    ledger::get(db, &message.id).await.unwrap().unwrap().entry.state
+}
+
+async fn deliver(outbox: &Outbox<'_, World>) -> Tally {
+    outbox.deliver(Whose::Any, usize::MAX, FOREVER).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_message_goes_out_once_however_often_it_is_enqueued() {
+    let (db, world) = (database().await, World::new());
+    let outbox = outbox(&db, &world);
+    let message = message(1, "a", 0);
+    let messages = [message.clone(), message.clone()];
+    assert_eq!(outbox.enqueue(&messages).await.unwrap(), 1);
+    assert_eq!(deliver(&outbox).await, Tally { sent: 1, ..Tally::default() });
+    assert_eq!(outbox.enqueue(&messages).await.unwrap(), 0);
+    assert_eq!(deliver(&outbox).await, Tally::default());
+    assert_eq!(world.got(), ids(&[&message]));
+    assert_eq!(state(&db, &message).await, State::Sent);
+}
+
+#[tokio::test]
+async fn a_failure_is_tried_again_when_it_is_due_and_not_before() {
+    let (db, world) = (database().await, World::new());
+    let outbox = outbox(&db, &world);
+    let message = message(1, "a", 0);
+    outbox.enqueue(std::slice::from_ref(&message)).await.unwrap();
+    world.answers(down());
+    assert_eq!(deliver(&outbox).await, Tally { retrying: 1, ..Tally::default() });
+    assert_eq!(deliver(&outbox).await, Tally::default());
+    world.pass(2_000);
+    world.answers(Answer::Accepted);
+    assert_eq!(deliver(&outbox).await, Tally { sent: 1, ..Tally::default() });
+    let whole = ledger::get(&db, &message.id).await.unwrap().unwrap();
+    assert_eq!(whole.entry.attempts, 2);
+    let history: Vec<_> = whole.history.iter().map(|line| line.get().to_owned()).collect();
+    assert!(history[0].contains("the gateway answered 503") && history[1].contains("\"sent\""), "{history:?}");
+}
+
+#[tokio::test]
+async fn an_orders_messages_go_out_in_the_order_of_its_changes() {
+    let (db, world) = (database().await, World::new());
+    let outbox = outbox(&db, &world);
+    let (first, second, third) = (message(1, "a", 0), message(1, "b", 1), message(1, "c", 1));
+    let other = message(2, "a", 5);
+    // As they came in, which is not the order in which they happened.
+    outbox.enqueue(&[second.clone(), third.clone(), first.clone(), other.clone()]).await.unwrap();
+    world.answers_to(&first, down());
+    deliver(&outbox).await;
+    let mut got = world.got();
+    got.sort();
+    let mut expected = ids(&[&first, &other]);
+    expected.sort();
+    assert_eq!(got, expected, "the later ones wait, another order does not");
+    world.pass(2_000);
+    world.answers_to(&first, Answer::Accepted);
+    deliver(&outbox).await;
+    assert_eq!(world.got(), ids(&[&first, &second, &third]));
+}
+
+#[tokio::test]
+async fn what_waits_behind_a_dead_message_goes_out_at_once() {
+    let (db, world) = (database().await, World::new());
+    let outbox = outbox(&db, &world);
+    let (first, second) = (message(1, "a", 0), message(1, "b", 1));
+    outbox.enqueue(&[first.clone(), second.clone()]).await.unwrap();
+    world.answers_to(&first, down());
+    deliver(&outbox).await;
+    world.pass(2_000);
+    world.answers_to(&first, Answer::Refused { status: 422, retry_after_ms: None });
+    assert_eq!(deliver(&outbox).await, Tally { sent: 1, dead: 1, ..Tally::default() });
+    assert_eq!(state(&db, &first).await, State::Dead);
+    assert_eq!(state(&db, &second).await, State::Sent);
+}
+
+#[tokio::test]
+async fn a_row_is_sent_by_one_delivery_at_a_time_and_by_the_next_when_its_lease_ends() {
+    let (db, world) = (database().await, World::new());
+    let outbox = outbox(&db, &world);
+    let message = message(1, "a", 0);
+    outbox.enqueue(std::slice::from_ref(&message)).await.unwrap();
+    let request =
+        LeaseRequest { whose: Whose::Any, token: "dies", now_ms: START, until_ms: START + LEASE_MS, rows: 10 };
+    assert_eq!(store::lease(&db, &request).await.unwrap().len(), 1);
+    assert_eq!(deliver(&outbox).await, Tally::default());
+    world.pass(LEASE_MS - 1);
+    assert_eq!(deliver(&outbox).await, Tally::default());
+    world.pass(1);
+    assert_eq!(deliver(&outbox).await.sent, 1);
+    // The one that was thought dead comes back with a failure, which counts no more.
+    let failure = Outcome {
+        id: &message.id,
+        order_id: "1",
+        state: "pending",
+        due_at_ms: START,
+        counts: true,
+        line: String::new(),
+    };
+    store::settle(&db, &[failure], "dies", world.now_ms()).await.unwrap();
+    assert_eq!(state(&db, &message).await, State::Sent);
+}
+
+#[tokio::test]
+async fn a_gateway_that_is_down_is_not_asked_for_every_message() {
+    let (db, world) = (database().await, World::new());
+    let outbox = outbox(&db, &world);
+    let messages: Vec<_> = (0..200).map(|order| message(order, "a", 0)).collect();
+    outbox.enqueue(&messages).await.unwrap();
+    world.answers(Answer::Unreachable("the gateway refused the connection".into()));
+    let tally = deliver(&outbox).await;
+    assert!((8..=16).contains(&tally.retrying), "{tally:?}");
+    assert_eq!(outbox.pending().await.unwrap(), 200);
+    world.answers(Answer::Accepted);
+    world.pass(2_000);
+    assert_eq!(deliver(&outbox).await.sent, 200, "what was given back is due again");
+}
+
+#[tokio::test]
+async fn a_backlog_behind_retries_is_not_looked_at_by_every_delivery() {
+    let (db, world) = (database().await, World::new());
+    let outbox = outbox(&db, &world);
+    outbox.enqueue(&[message(1, "a", 0), message(1, "b", 1)]).await.unwrap();
+    world.answers(down());
+    deliver(&outbox).await;
+    outbox.enqueue(&[message(1, "c", 2)]).await.unwrap();
+    let due = db.query("SELECT 1 FROM outbox WHERE due_at_ms <= $1", [START.into()]).await.unwrap();
+    assert!(due.is_empty(), "all wait for the first one's next attempt");
+}
+
+#[tokio::test]
+async fn our_own_fault_is_said_once_a_minute() {
+    let (db, world) = (database().await, World::new());
+    let outbox = outbox(&db, &world);
+    outbox.enqueue(&[message(1, "a", 0), message(2, "a", 0)]).await.unwrap();
+    world.answers(Answer::Refused { status: 401, retry_after_ms: None });
+    for expected in [1, 1, 2] {
+        deliver(&outbox).await;
+        assert_eq!(world.alarms.load(Ordering::Relaxed), expected);
+        world.pass(31_000);
+    }
+}
+
+#[tokio::test]
+async fn time_that_ran_out_for_the_caller_counts_for_nothing() {
+    let (db, world) = (database().await, World::new());
+    let outbox = outbox(&db, &world);
+    let message = message(1, "a", 0);
+    outbox.enqueue(std::slice::from_ref(&message)).await.unwrap();
+    world.answers(Answer::CutShort);
+    outbox.deliver(Whose::Any, 1, START + 1_000).await.unwrap();
+    let whole = ledger::get(&db, &message.id).await.unwrap().unwrap();
+    assert_eq!((whole.entry.state, whole.entry.attempts), (State::Pending, 0));
+    assert_eq!(outbox.deliver(Whose::Any, 1, START).await.unwrap(), Tally::default(), "there is no time at all");
+    world.answers(Answer::Accepted);
+    assert_eq!(deliver(&outbox).await.sent, 1);
+}
+
+#[tokio::test]
+async fn bodies_go_after_thirty_days_and_ids_stay() {
+    let (db, world) = (database().await, World::new());
+    let outbox = outbox(&db, &world);
+    let message = message(1, "a", 0);
+    outbox.enqueue(std::slice::from_ref(&message)).await.unwrap();
+    deliver(&outbox).await;
+    assert_eq!(outbox.forget_bodies().await.unwrap(), 0);
+    world.pass(BODY_KEPT_MS + 1);
+    assert_eq!(outbox.forget_bodies().await.unwrap(), 1);
+    assert_eq!(outbox.forget_bodies().await.unwrap(), 0);
+    assert!(ledger::get(&db, &message.id).await.unwrap().unwrap().message.is_none());
+    assert_eq!(outbox.enqueue(std::slice::from_ref(&message)).await.unwrap(), 0);
+    assert_eq!(deliver(&outbox).await, Tally::default());
+}
+
+#[tokio::test]
+async fn an_operator_finds_messages_and_tries_them_again() {
+    let (db, world) = (database().await, World::new());
+    let outbox = outbox(&db, &world);
+    let messages: Vec<_> = (1..=5).map(|order| message(order, "a", 0)).collect();
+    outbox.enqueue(&messages).await.unwrap();
+    world.answers(Answer::Refused { status: 400, retry_after_ms: None });
+    assert_eq!(deliver(&outbox).await.dead, 5);
+    let dead = Filter { state: Some(State::Dead), ..Filter::default() };
+    let page = ledger::list(&db, &dead, 2).await.unwrap();
+    assert_eq!(page.iter().map(|entry| entry.order_id.as_str()).collect::<Vec<_>>(), ["5", "4"]);
+    let cursor = page.last().map(|entry| entry.seq);
+    let next = ledger::list(&db, &Filter { cursor, ..dead.clone() }, 2).await.unwrap();
+    assert_eq!(next.iter().map(|entry| entry.order_id.as_str()).collect::<Vec<_>>(), ["3", "2"]);
+    let one = Filter { order_id: Some("3".into()), recipient: Some("patient:98".into()), ..dead.clone() };
+    assert_eq!(ledger::list(&db, &one, 9).await.unwrap().len(), 1);
+
+    world.answers(Answer::Accepted);
+    assert!(ledger::retry(&db, &messages[0].id, world.now_ms()).await.unwrap());
+    assert_eq!(deliver(&outbox).await.sent, 1);
+    assert!(!ledger::retry(&db, &messages[0].id, world.now_ms()).await.unwrap(), "a sent one is not sent again");
+    assert_eq!(ledger::retry_some(&db, State::Dead, 3, world.now_ms()).await.unwrap(), 3);
+    assert_eq!(ledger::retry_some(&db, State::Dead, 3, world.now_ms()).await.unwrap(), 1);
+    assert_eq!(deliver(&outbox).await.sent, 4);
+    let stats = ledger::stats(&db, world.now_ms()).await.unwrap();
+    assert_eq!((stats.by_state["sent"], stats.by_state["dead"], stats.sent_in_last.minute), (5, 0, 5));
+    assert_eq!(stats.oldest_pending_age_ms, None);
+}

@@ -1,0 +1,177 @@
+//! Intake of a Redis stream by consumer group: a batch is read, handed to its handler, and only then acknowledged.
+//!
+//! A drain is exclusive, so that entries are handled in the stream's order whatever crashes: it holds a lease while
+//! it reads, all drains are the same consumer, and what a dead one had read and not acknowledged is read again first.
+//! [`redis`] is the stream as Redis has it; [`payload`] finds the event in an entry.
+
+mod payload;
+mod redis;
+
+use std::{future::Future, io::Write};
+
+use serde::Serialize;
+
+pub use self::{
+    payload::payload,
+    redis::{Eval, Outbound, RedisStream},
+};
+use crate::problem::{Kind, Problem};
+
+/// An entry of a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its id, `1481361166000-0`.
+    pub id: String,
+    /// Its fields in their order.
+    pub fields: Vec<(String, String)>,
+    /// Whether all of it was UTF-8; where it was not, a field has U+FFFD.
+    pub valid_utf8: bool,
+}
+
+/// An entry that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Dead {
+    /// The entry's id.
+    pub id: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// What a read found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Batch {
+    /// Entries in the stream's order; none if there are none.
+    Entries(Vec<Entry>),
+    /// Another drain is at it.
+    Busy,
+}
+
+/// Why a stream did not answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StreamError {
+    /// No answer within the deadline.
+    #[error("Redis did not answer in time")]
+    TimedOut,
+    /// It is not there, or refuses, in its words.
+    #[error("Redis: {0}")]
+    Unavailable(String),
+    /// It answered something else than our scripts do.
+    #[error("Redis answered what is no batch: {0}")]
+    Malformed(String),
+}
+
+impl From<StreamError> for Problem {
+    fn from(error: StreamError) -> Self {
+        let _ = writeln!(std::io::stderr(), "stream: {error}");
+        Self::new(Kind::Unavailable, "the stream cannot be read now; what is in it stays there")
+    }
+}
+
+/// Why a drain ended early.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DrainError<E> {
+    /// The stream's fault.
+    #[error(transparent)]
+    Stream(StreamError),
+    /// The handler's: nothing of its batch is acknowledged.
+    #[error("{0}")]
+    Handler(E),
+}
+
+impl<E: Into<Problem>> From<DrainError<E>> for Problem {
+    fn from(error: DrainError<E>) -> Self {
+        match error {
+            DrainError::Stream(error) => error.into(),
+            DrainError::Handler(error) => error.into(),
+        }
+    }
+}
+
+/// A stream, as one drain holds it.
+pub trait Source: Send + Sync {
+    /// Takes or renews the lease and reads at most `count` entries.
+    fn read(&self, count: usize) -> impl Future<Output = Result<Batch, StreamError>> + Send;
+    /// Copies the dead entries aside and acknowledges all of `handled`, the dead among them.
+    fn finish(&self, handled: &[String], dead: &[Dead]) -> impl Future<Output = Result<(), StreamError>> + Send;
+    /// Gives the lease back, and says how many entries are left.
+    fn release(&self) -> impl Future<Output = Result<u64, StreamError>> + Send;
+}
+
+/// What a drain did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Drained {
+    /// Entries that were handled and acknowledged.
+    pub read: u64,
+    /// How many of them could not be read.
+    pub dead: u64,
+    /// Entries that are not yet acknowledged.
+    pub left: u64,
+    /// Another drain is at it; then nothing else is known.
+    pub busy: bool,
+}
+
+/// Drains `source` in batches of `count` until it is empty or there is no `more_time`.
+///
+/// `handle` commits a batch and returns which of its entries cannot be read.
+///
+/// # Errors
+/// The stream's, and the handler's: then nothing of the batch is acknowledged, and the next drain reads it again.
+pub async fn drain<S, E, H, F>(
+    source: &S,
+    count: usize,
+    more_time: impl Fn() -> bool + Send,
+    handle: H,
+) -> Result<Drained, DrainError<E>>
+where
+    S: Source,
+    E: Send,
+    H: Fn(Vec<Entry>) -> F + Send,
+    F: Future<Output = Result<Vec<Dead>, E>> + Send,
+{
+    let mut drained = Drained::default();
+    let done = batches(source, count, more_time, handle, &mut drained).await;
+    if drained.busy {
+        return Ok(drained);
+    }
+    // Also after a failure: the next drain need not wait for the lease to end.
+    let left = source.release().await;
+    done?;
+    drained.left = left.map_err(DrainError::Stream)?;
+    Ok(drained)
+}
+
+async fn batches<S, E, H, F>(
+    source: &S,
+    count: usize,
+    more_time: impl Fn() -> bool + Send,
+    handle: H,
+    drained: &mut Drained,
+) -> Result<(), DrainError<E>>
+where
+    S: Source,
+    E: Send,
+    H: Fn(Vec<Entry>) -> F + Send,
+    F: Future<Output = Result<Vec<Dead>, E>> + Send,
+{
+    loop {
+        let entries = match source.read(count).await.map_err(DrainError::Stream)? {
+            Batch::Busy => {
+                drained.busy = true;
+                return Ok(());
+            }
+            Batch::Entries(entries) if entries.is_empty() => return Ok(()),
+            Batch::Entries(entries) => entries,
+        };
+        let handled: Vec<String> = entries.iter().map(|entry| entry.id.clone()).collect();
+        let dead = handle(entries).await.map_err(DrainError::Handler)?;
+        source.finish(&handled, &dead).await.map_err(DrainError::Stream)?;
+        drained.read += handled.len() as u64;
+        drained.dead += dead.len() as u64;
+        if !more_time() {
+            return Ok(());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,275 @@
+//! A stream as Redis has it: each step is one script, one round trip.
+//!
+//! Spin's outbound Redis flattens nested replies, drops empty arrays and has no timeout of its own: the scripts answer
+//! one JSON text, and each call is raced with a timer.
+
+use std::{future::Future, time::Duration};
+
+use futures::future::{Either, select};
+use serde::Deserialize;
+use spin_sdk::{
+    redis::{Connection, RedisParameter, RedisResult},
+    wasip3::random::random,
+};
+
+use super::{Batch, Dead, Entry, Source, StreamError};
+use crate::config::Lazy;
+
+/// How long a drain holds the stream between two steps.
+const LEASE_MS: u64 = 5_000;
+/// What another consumer has held for so long, it holds no more.
+const ABANDONED_MS: u64 = 60_000;
+/// How long a script may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The most entries of the stream of dead entries, about.
+const DEAD_MAX: u64 = 100_000;
+
+/// KEYS: the stream, the lease. ARGV: group, count, token, lease ms, abandoned ms.
+///
+/// Three sources in the order of age: what a dead drain had read (we are the same consumer), what another consumer
+/// abandoned, what is new. An entry that was trimmed meanwhile has no fields and is acknowledged.
+const READ: &str = r"
+local holder = redis.call('GET', KEYS[2])
+if holder and holder ~= ARGV[3] then return cjson.encode({busy = true}) end
+redis.call('SET', KEYS[2], ARGV[3], 'PX', ARGV[4])
+local made = redis.pcall('XGROUP', 'CREATE', KEYS[1], ARGV[1], '0', 'MKSTREAM')
+if made.err and not string.find(made.err, 'BUSYGROUP') then return made end
+local function there(entries)
+    local found = {}
+    for _, entry in ipairs(entries) do
+        if entry[2] then
+            found[#found + 1] = entry
+        else
+            redis.call('XACK', KEYS[1], ARGV[1], entry[1])
+        end
+    end
+    return found
+end
+local function read(from)
+    local reply = redis.call('XREADGROUP', 'GROUP', ARGV[1], ARGV[1], 'COUNT', ARGV[2], 'STREAMS', KEYS[1], from)
+    if not reply then return {} end
+    return there(reply[1][2])
+end
+local entries = {}
+repeat
+    local before = redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1, ARGV[1])
+    entries = read('0')
+until #entries > 0 or #before == 0
+if #entries == 0 then
+    local claimed = redis.call('XAUTOCLAIM', KEYS[1], ARGV[1], ARGV[1], ARGV[5], '0-0', 'COUNT', ARGV[2])
+    entries = there(claimed[2])
+end
+if #entries == 0 then entries = read('>') end
+return cjson.encode({entries = entries})
+";
+
+/// KEYS: the stream, the lease, the dead stream. ARGV: group, token, lease ms, most dead, now ms, then how many dead,
+/// their ids and reasons in turns, then the ids of all.
+///
+/// A dead entry is copied as it is, byte for byte, and only by whoever acknowledges it first.
+const FINISH: &str = r"
+if redis.call('GET', KEYS[2]) == ARGV[2] then redis.call('PEXPIRE', KEYS[2], ARGV[3]) end
+local dead = tonumber(ARGV[6])
+for i = 0, dead - 1 do
+    local id, reason = ARGV[7 + 2 * i], ARGV[8 + 2 * i]
+    if redis.call('XACK', KEYS[1], ARGV[1], id) == 1 then
+        local copy = {'MAXLEN', '~', ARGV[4], '*', 'dead.id', id, 'dead.reason', reason, 'dead.at_ms', ARGV[5]}
+        local found = redis.call('XRANGE', KEYS[1], id, id)
+        if found[1] then
+            for _, part in ipairs(found[1][2]) do copy[#copy + 1] = part end
+        end
+        redis.call('XADD', KEYS[3], unpack(copy))
+    end
+end
+for i = 7 + 2 * dead, #ARGV do redis.call('XACK', KEYS[1], ARGV[1], ARGV[i]) end
+return '{}'
+";
+
+/// KEYS: the stream, the lease. ARGV: group, token.
+///
+/// What is left: entries that were never handed out, and those that were and are not acknowledged. After a trim Redis
+/// may not know the first (`lag` is nil): then it is 1 if there is any entry past the last one handed out.
+const RELEASE: &str = r"
+if redis.call('GET', KEYS[2]) == ARGV[2] then redis.call('DEL', KEYS[2]) end
+for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
+    local info = {}
+    for i = 1, #group, 2 do info[group[i]] = group[i + 1] end
+    if info['name'] == ARGV[1] then
+        local new = info['lag']
+        if not new then
+            new = #redis.call('XRANGE', KEYS[1], '(' .. info['last-delivered-id'], '+', 'COUNT', 1)
+        end
+        return cjson.encode({left = new + info['pending']})
+    end
+end
+return cjson.encode({left = 0})
+";
+
+/// What runs a script on a Redis server.
+pub trait Eval: Send + Sync {
+    /// The bytes of what `script` returns.
+    fn eval(
+        &self,
+        script: &'static str,
+        keys: Vec<String>,
+        arguments: Vec<String>,
+    ) -> impl Future<Output = Result<Vec<u8>, StreamError>> + Send;
+}
+
+/// Spin's outbound Redis, connected on first use.
+pub struct Outbound {
+    address: String,
+    connection: Lazy<Connection>,
+}
+
+impl Eval for Outbound {
+    async fn eval(
+        &self,
+        script: &'static str,
+        keys: Vec<String>,
+        arguments: Vec<String>,
+    ) -> Result<Vec<u8>, StreamError> {
+        let unavailable = |error: spin_sdk::redis::Error| StreamError::Unavailable(error.to_string());
+        let answer = async {
+            let connection = self.connection.get_or_try_init(Connection::open(self.address.clone())).await;
+            let connection = connection.map_err(unavailable)?;
+            let count = [script.to_owned(), keys.len().to_string()];
+            let parameters = count.into_iter().chain(keys).chain(arguments);
+            let parameters = parameters.map(|text| RedisParameter::Binary(text.into_bytes()));
+            connection.execute("EVAL", parameters).await.map_err(unavailable)
+        };
+        let answer = std::pin::pin!(answer);
+        let deadline = std::pin::pin!(spin_sdk::time::sleep(PATIENCE));
+        match select(answer, deadline).await {
+            Either::Left((answer, _)) => match answer?.into_iter().next() {
+                Some(RedisResult::Binary(bytes)) => Ok(bytes.to_vec()),
+                Some(RedisResult::Status(text)) => Ok(text.into_bytes()),
+                other => Err(StreamError::Malformed(format!("{other:?}"))),
+            },
+            Either::Right(_) => Err(StreamError::TimedOut),
+        }
+    }
+}
+
+/// A stream and its one consumer group, as one drain holds it.
+pub struct RedisStream<E = Outbound> {
+    redis: E,
+    stream: String,
+    group: String,
+    /// Ours alone.
+    token: String,
+    lease_ms: u64,
+    abandoned_ms: u64,
+}
+
+impl RedisStream {
+    /// The stream at the Redis server `address`, `redis://host:port`.
+    pub fn outbound(address: &str, stream: &str, group: &str) -> Self {
+        let redis = Outbound { address: address.to_owned(), connection: Lazy::new() };
+        Self::on(redis, stream, group, format!("{:016x}", random::get_random_u64()))
+    }
+}
+
+impl<E: Eval> RedisStream<E> {
+    /// The stream on any server; `token` must be this drain's alone.
+    pub fn on(redis: E, stream: &str, group: &str, token: String) -> Self {
+        let (stream, group) = (stream.to_owned(), group.to_owned());
+        Self { redis, stream, group, token, lease_ms: LEASE_MS, abandoned_ms: ABANDONED_MS }
+    }
+
+    /// With other times, in ms: how long the lease lasts, and when an entry counts as abandoned.
+    #[must_use]
+    pub fn with_times(self, lease_ms: u64, abandoned_ms: u64) -> Self {
+        Self { lease_ms, abandoned_ms, ..self }
+    }
+
+    fn keys(&self) -> Vec<String> {
+        vec![self.stream.clone(), format!("{}:{}:drain", self.stream, self.group)]
+    }
+}
+
+impl<E: Eval> Source for RedisStream<E> {
+    async fn read(&self, count: usize) -> Result<Batch, StreamError> {
+        let arguments = vec![
+            self.group.clone(),
+            count.to_string(),
+            self.token.clone(),
+            self.lease_ms.to_string(),
+            self.abandoned_ms.to_string(),
+        ];
+        batch(&self.redis.eval(READ, self.keys(), arguments).await?)
+    }
+
+    async fn finish(&self, handled: &[String], dead: &[Dead]) -> Result<(), StreamError> {
+        let mut keys = self.keys();
+        keys.push(format!("{}:dead", self.stream));
+        let mut arguments = vec![
+            self.group.clone(),
+            self.token.clone(),
+            self.lease_ms.to_string(),
+            DEAD_MAX.to_string(),
+            crate::clock::now_ms().to_string(),
+            dead.len().to_string(),
+        ];
+        arguments.extend(dead.iter().flat_map(|dead| [dead.id.clone(), dead.reason.clone()]));
+        arguments.extend(handled.iter().cloned());
+        self.redis.eval(FINISH, keys, arguments).await.map(drop)
+    }
+
+    async fn release(&self) -> Result<u64, StreamError> {
+        #[derive(Deserialize)]
+        struct Reply {
+            left: u64,
+        }
+        let arguments = vec![self.group.clone(), self.token.clone()];
+        let reply = self.redis.eval(RELEASE, self.keys(), arguments).await?;
+        let reply: Reply = serde_json::from_slice(&reply).map_err(malformed)?;
+        Ok(reply.left)
+    }
+}
+
+fn malformed(error: serde_json::Error) -> StreamError {
+    StreamError::Malformed(error.to_string())
+}
+
+/// What [`READ`] answers.
+fn batch(reply: &[u8]) -> Result<Batch, StreamError> {
+    /// Lua's empty table is `{}` to `cjson`, whatever it was meant as.
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum List<T> {
+        Items(Vec<T>),
+        Empty {},
+    }
+    #[derive(Deserialize)]
+    struct Reply {
+        #[serde(default)]
+        busy: bool,
+        entries: Option<List<(String, List<String>)>>,
+    }
+    fn items<T>(list: List<T>) -> Vec<T> {
+        match list {
+            List::Items(items) => items,
+            List::Empty {} => Vec::new(),
+        }
+    }
+    let text = String::from_utf8_lossy(reply);
+    let was_valid = matches!(text, std::borrow::Cow::Borrowed(_));
+    let reply: Reply = serde_json::from_str(&text).map_err(malformed)?;
+    if reply.busy {
+        return Ok(Batch::Busy);
+    }
+    let entry = |(id, parts): (String, List<String>)| {
+        let mut parts = items(parts).into_iter();
+        let mut fields = Vec::new();
+        while let (Some(name), Some(value)) = (parts.next(), parts.next()) {
+            fields.push((name, value));
+        }
+        // Where the reply as a whole was valid, so is each entry.
+        let broken = |(name, value): &(String, String)| [name, value].iter().any(|text| text.contains('\u{fffd}'));
+        let valid_utf8 = was_valid || !fields.iter().any(broken);
+        Entry { id, fields, valid_utf8 }
+    };
+    let entries = reply.entries.map(items).unwrap_or_default();
+    Ok(Batch::Entries(entries.into_iter().map(entry).collect()))
+}
