@@ -36,7 +36,7 @@ lint:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 
-bench: ## what the functions cost beside a hello world (BENCH_SECONDS, BENCH_ROUNDS, BENCH_CLIENTS)
+bench: ## what the functions cost beside the least that a component can do (BENCH_ONLY=http or stream, BENCH_ROUNDS)
 	cargo run -q -p dev -- bench
 
 setup:

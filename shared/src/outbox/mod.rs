@@ -30,10 +30,11 @@ use crate::{
 const CONCURRENCY: usize = 8;
 /// Rows that are taken at once.
 const ROWS_MAX: usize = 64;
-/// How long a row is ours: longer than the rows taken with it can keep us, each within a delivery's patience.
-const LEASE_MS: i64 = 90_000;
-/// A post begins only with so much of its lease left.
-const LEASE_LEFT_MS: i64 = 15_000;
+/// How long a row is ours, and how long it waits if we die.
+const LEASE_MS: i64 = 30_000;
+/// A post begins only with so much of its lease left: more than it may take. What a slow gateway keeps from beginning
+/// is given back.
+const LEASE_LEFT_MS: i64 = 10_000;
 /// So many failures in a row, and this call delivers no more: the gateway is down for everybody.
 const FAILURES_MAX: u32 = 8;
 /// Attempts that are settled by one statement: what a crash in between would repeat.

@@ -104,9 +104,9 @@ pub struct Drained {
     pub read: u64,
     /// How many of them could not be read.
     pub dead: u64,
-    /// Entries that are not yet acknowledged.
-    pub left: u64,
-    /// Another drain is at it; then nothing else is known.
+    /// Entries that are not yet acknowledged; `None` where another drain is at it.
+    pub left: Option<u64>,
+    /// Another drain is at it.
     pub busy: bool,
 }
 
@@ -136,7 +136,7 @@ where
     // Also after a failure: the next drain need not wait for the lease to end.
     let left = source.release().await;
     done?;
-    drained.left = left.map_err(DrainError::Stream)?;
+    drained.left = Some(left.map_err(DrainError::Stream)?);
     Ok(drained)
 }
 

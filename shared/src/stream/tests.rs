@@ -220,9 +220,9 @@ async fn a_drain_acknowledges_what_was_handled_and_nothing_else() {
     // The next one need not wait, and meets what was not acknowledged.
     let next = server.drain("b").await;
     let once = drain(&next, 2, || false, async |_| Ok::<_, ()>(Vec::new())).await.unwrap();
-    assert_eq!(once, Drained { read: 2, dead: 0, left: 1, busy: false });
+    assert_eq!(once, Drained { read: 2, dead: 0, left: Some(1), busy: false });
     let rest = drain(&next, 2, || true, async |_| Ok::<_, ()>(Vec::new())).await.unwrap();
-    assert_eq!(rest, Drained { read: 1, dead: 0, left: 0, busy: false });
+    assert_eq!(rest, Drained { read: 1, dead: 0, left: Some(0), busy: false });
     assert_eq!(server.ask::<i64>(&[b"XLEN", b"orders:dead"]).await, 1);
 }
 

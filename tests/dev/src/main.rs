@@ -3,6 +3,7 @@
 
 mod bench;
 mod demo;
+mod doorbell;
 mod manifest;
 mod messages;
 mod settings;
@@ -28,7 +29,7 @@ enum Command {
     Up(settings::Up),
     /// Plays an order's life through the running application and shows the messages that it sends
     Demo(settings::Demo),
-    /// Measures the functions against a hello-world component on the same runtime
+    /// Measures what the functions cost beside the least that a component can do
     Bench(bench::Settings),
     /// Installs what is missing: the compiler's target and redis-server
     Setup,

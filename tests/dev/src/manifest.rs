@@ -111,9 +111,9 @@ mod tests {
     }
 
     #[test]
-    fn the_real_manifest_has_four_functions_on_each_trigger() {
+    fn the_real_manifest_has_four_functions_on_each_trigger_and_a_doorbell() {
         let manifest = Manifest::read(&harness::workspace_root().join("spin.toml")).unwrap();
         assert_eq!(manifest.packages(), ["images", "pharmacy", "push", "rewards"]);
-        assert_eq!((manifest.routes().len(), manifest.channels().len()), (4, 4));
+        assert_eq!((manifest.routes().len(), manifest.channels().len()), (4, 5));
     }
 }

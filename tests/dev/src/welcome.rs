@@ -7,11 +7,15 @@ use harness::runtime::Kind;
 use harness::{Gateway, Runtime, redis};
 
 use crate::demo::fresh_order;
+use crate::doorbell;
 use crate::settings::first_token;
 use crate::up::Application;
 
 /// Between the runtime's health and the subscriptions of its Redis triggers.
 const SUBSCRIPTION_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What the channel begins with on which Redis tells of what happens to a key.
+const KEYSPACE: &str = "__keyspace@0__:";
 
 /// Prints it, after a wait for the Redis triggers, so that what it tells to try does work.
 pub(crate) async fn print(
@@ -31,15 +35,21 @@ pub(crate) async fn print(
     for (route, component) in application.manifest.routes() {
         println!("              {route:<22} {component}");
     }
+    let resolve = |template| application.manifest.resolve(template, &application.variables);
     if application.hears_redis {
         let url = application.redis_url();
         let whose = if redis_is_ours { "started here" } else { "was there already" };
         println!("  Redis     {url} ({whose})");
         for (channel, component) in application.manifest.channels() {
-            let channel = application.manifest.resolve(channel, &application.variables);
-            println!("              {channel:<22} {component}");
+            let channel = resolve(channel);
+            let stream = channel.strip_prefix(KEYSPACE);
+            let heard = stream.map_or_else(|| channel.clone(), |stream| format!("{stream} (stream)"));
+            println!("              {heard:<22} {component}");
             let waited = redis::wait_for_subscriber(url, &channel, SUBSCRIPTION_TIMEOUT).await;
             notes.extend(waited.err().map(|error| format!("{error:#}.")));
+            if let Some(stream) = stream {
+                notes.extend(doorbell::warning(url, stream).await);
+            }
         }
     } else {
         println!("  Redis     none (TRIGGERS=http)");
@@ -60,18 +70,22 @@ pub(crate) async fn print(
     }
 
     println!("\nTry it: a nurse accepts an order (待接单 → 待服务), and the patient is told.");
+    // Each time another order, so that the messages can be told apart.
     let order_id = fresh_order();
     if application.hears_redis {
-        println!("\n  By Redis:\n");
-        let channel = application.manifest.resolve("{{ orders_channel }}", &application.variables);
-        println!("redis-cli -u {} publish {channel} '{}'", application.redis_url(), accepted(order_id));
+        let redis_cli = format!("redis-cli -u {}", application.redis_url());
+        let [stream, field, channel] =
+            ["{{ orders_stream }}", "{{ orders_stream_field }}", "{{ orders_channel }}"].map(resolve);
+        println!("\n  By a stream of Redis, where it waits until it is handled:\n");
+        println!("{redis_cli} xadd {stream} '*' {field} '{}'", accepted(order_id));
+        println!("\n  By a channel of Redis, where it is lost if nobody listens:\n");
+        println!("{redis_cli} publish {channel} '{}'", accepted(order_id + 1));
     }
-    // Another order, so that the two messages can be told apart.
     println!("\n  By HTTP:\n");
     println!(
         "curl -i {} -H 'Authorization: Bearer {token}' -H 'Content-Type: application/json' -d '{}'",
         runtime.url("/push/events"),
-        accepted(order_id + 1)
+        accepted(order_id + 2)
     );
     println!("\n  An order's whole life, in another terminal: make demo");
     println!("\nCtrl-C ends everything that was started here.\n");

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use harness::feeds::Update;
 use harness::runtime::{Kind, VARIABLE_PREFIX};
-use harness::{http_client, port, redis, workspace_root};
+use harness::{Redis, http_client, port, redis, workspace_root};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use reqwest::StatusCode;
@@ -91,7 +91,11 @@ fn command(folder: &TempDir, ports: Ports, triggers: &str) -> Command {
 impl Up {
     /// Returns when it has said what to try.
     async fn start(triggers: &str) -> Self {
-        let (folder, ports) = (tempfile::tempdir().unwrap(), Ports::new());
+        Self::start_at(Ports::new(), triggers).await
+    }
+
+    async fn start_at(ports: Ports, triggers: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
         let command = command(&folder, ports, triggers);
         let child = tokio::process::Command::from(command).kill_on_drop(true).spawn().unwrap();
         let mut up = Self { child, folder, ports };
@@ -201,7 +205,8 @@ async fn the_application_runs_and_is_restarted_and_leaves_nothing() {
     let mut up = Up::start("all").await;
     assert_eq!(up.status_of_push().await, Some(StatusCode::OK));
 
-    let mut connection = redis::connect(&format!("redis://127.0.0.1:{}", up.ports.redis)).await.unwrap();
+    let url = format!("redis://127.0.0.1:{}", up.ports.redis);
+    let mut connection = redis::connect(&url).await.unwrap();
     let event = accepted(98001).to_string();
     let publish = ::redis::cmd("PUBLISH").arg("orders").arg(event).to_owned();
     let heard: u64 = publish.query_async(&mut connection).await.unwrap();
@@ -211,17 +216,44 @@ async fn the_application_runs_and_is_restarted_and_leaves_nothing() {
     assert_eq!(up.post_event(98002).await, StatusCode::ACCEPTED);
     up.wait_for_messages(2).await;
 
+    // Its Redis rings for a stream, keeps it, and is told of as one.
+    let event = accepted(98003).to_string();
+    let add = ::redis::cmd("XADD").arg(&["orders:stream", "*", "message", &event]).to_owned();
+    let _: String = add.query_async(&mut connection).await.unwrap();
+    up.wait_for_messages(3).await;
+    assert!(up.folder.path().join("state/redis/appendonlydir").is_dir());
+    let said = up.output("stdout");
+    assert!(said.contains("orders:stream (stream) push-events") && said.contains("xadd orders:stream '*' message '{"));
+    assert!(!said.contains("notify-keyspace-events"), "{said}");
+
     let first = up.runtime_process();
     kill(first, Signal::SIGKILL).unwrap();
     up.wait_for("The runtime has ended by itself", PATIENCE).await;
     up.wait_for("It is started again in", PATIENCE).await;
     up.wait_for("The runtime runs again", PATIENCE).await;
     assert_ne!(up.runtime_process(), first);
-    assert_eq!(up.post_event(98003).await, StatusCode::ACCEPTED);
-    up.wait_for_messages(3).await;
+    assert_eq!(up.post_event(98004).await, StatusCode::ACCEPTED);
+    up.wait_for_messages(4).await;
 
     let status = up.interrupt().await;
     assert!(status.success(), "{status}");
+}
+
+#[tokio::test]
+async fn a_redis_that_was_there_and_does_not_ring_is_told_of_and_left_as_it_is() {
+    let ports = Ports::new();
+    let silent = Redis::builder().port(ports.redis).setting("notify-keyspace-events", "Ex").start().await.unwrap();
+    let mut up = Up::start_at(ports, "all").await;
+    let set = redis::keyspace_events(&silent.url()).await.unwrap();
+    assert!(!set.contains(['K', 't']), "{set}");
+    let said = up.output("stdout");
+    let notes: Vec<_> = said.lines().filter(|line| line.contains("Note: ")).collect();
+    let command = format!("redis-cli -u {} config set notify-keyspace-events {set}Kt", silent.url());
+    assert!(notes.len() == 1 && notes[0].ends_with(&command), "{said}");
+
+    kill(up.pid(), Signal::SIGINT).unwrap();
+    let status = timeout(PATIENCE, up.child.wait()).await.expect("it ends").unwrap();
+    assert!(status.success() && redis::answers(&silent.url()).await, "{status}");
 }
 
 #[tokio::test]

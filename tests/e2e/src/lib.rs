@@ -4,8 +4,13 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use harness::{Gateway, Redis, Runtime, http_client, runtime::Builder, workspace_root};
-use reqwest::{RequestBuilder, Response};
+use harness::{
+    Gateway, Redis, Runtime, http_client,
+    runtime::{Builder, Kind},
+    workspace_root,
+};
+use redis::ToRedisArgs;
+use reqwest::{Method, RequestBuilder, Response};
 use serde_json::Value;
 
 /// What services send.
@@ -35,30 +40,71 @@ impl App {
 
     /// All components, with other settings.
     pub async fn start_with(settings: impl FnOnce(Builder) -> Builder) -> Result<Self> {
-        let redis = Redis::start().await?;
+        Self::start_on(Redis::start().await?, settings).await
+    }
+
+    /// All components on this Redis, such as one that keeps an append-only file, with other settings.
+    pub async fn start_on(redis: Redis, settings: impl FnOnce(Builder) -> Builder) -> Result<Self> {
         let gateway = Gateway::start()?;
         let builder = builder(&gateway).variable("redis_url", redis.url());
         let runtime = settings(builder).start().await?;
-        // The application is healthy before its subscriptions stand.
-        for channel in ["orders", "pharmacy.orders", "images.messages", "accounts.opened"] {
-            redis.wait_for_subscriber(channel, PATIENCE).await?;
-        }
-        Ok(Self { runtime, gateway, redis: Some(redis), client: http_client(PATIENCE) })
+        let app = Self { runtime, gateway, redis: Some(redis), client: http_client(PATIENCE) };
+        app.wait_for_subscriptions().await?;
+        Ok(app)
     }
 
     /// The components that answer HTTP, without Redis, with other settings.
     pub async fn http(settings: impl FnOnce(Builder) -> Builder) -> Result<Self> {
         let gateway = Gateway::start()?;
-        let builder = ["push", "pharmacy", "images", "rewards"]
-            .into_iter()
-            .fold(builder(&gateway), |builder, component| builder.component(component));
-        let runtime = settings(builder).start().await?;
+        let runtime = settings(http_only(builder(&gateway))).start().await?;
         Ok(Self { runtime, gateway, redis: None, client: http_client(PATIENCE) })
+    }
+
+    /// The components that answer HTTP, which call this Redis and hear nothing from it, with other settings.
+    pub async fn http_on(redis: Redis, settings: impl FnOnce(Builder) -> Builder) -> Result<Self> {
+        let gateway = Gateway::start()?;
+        let builder = http_only(builder(&gateway)).variable("redis_url", redis.url());
+        let runtime = settings(builder).start().await?;
+        Ok(Self { runtime, gateway, redis: Some(redis), client: http_client(PATIENCE) })
+    }
+
+    /// Waits until the Redis triggers have subscribed: the application is healthy before that.
+    pub async fn wait_for_subscriptions(&self) -> Result<()> {
+        let redis = self.redis()?;
+        let variable = |name, default| self.runtime.variable(name).unwrap_or(default);
+        let orders = variable("orders_channel", "orders");
+        let doorbell = format!("__keyspace@0__:{}", variable("orders_stream", "orders:stream"));
+        for channel in [orders, &doorbell, "pharmacy.orders", "images.messages", "accounts.opened"] {
+            redis.wait_for_subscriber(channel, PATIENCE).await?;
+        }
+        Ok(())
+    }
+
+    /// Starts the runtime again at the same address and with the same state, as after a power cut if it was not
+    /// stopped. The Redis triggers have subscribed again.
+    pub async fn restart(&mut self) -> Result<()> {
+        self.runtime.restart().await?;
+        self.wait_for_subscriptions().await
+    }
+
+    /// Starts Redis again on the same port, as after a power cut if it still runs. The Redis triggers have subscribed
+    /// again: Spin ends with its Redis, so that it is started again as well, as a supervisor does.
+    pub async fn restart_redis(&mut self) -> Result<()> {
+        self.redis.as_mut().context("no Redis runs")?.restart().await?;
+        if self.runtime.kind() == Kind::Spin {
+            self.runtime.restart().await?;
+        }
+        self.wait_for_subscriptions().await
     }
 
     /// A `GET` without a token.
     pub async fn get(&self, path: &str) -> Result<Response> {
         Ok(self.client.get(self.runtime.url(path)).send().await?)
+    }
+
+    /// The status and JSON of what a service's `GET` is answered.
+    pub async fn get_json(&self, path: &str) -> Result<(u16, Value)> {
+        answered(self.client.get(self.runtime.url(path)).bearer_auth(API_TOKEN)).await
     }
 
     /// A `POST` by a service, to be sent.
@@ -68,21 +114,46 @@ impl App {
 
     /// The status and JSON of what a service's `POST` of this body is answered.
     pub async fn answer(&self, path: &str, body: impl Into<reqwest::Body>) -> Result<(u16, Value)> {
-        let answer = self.post(path).body(body).send().await?;
-        let status = answer.status().as_u16();
-        let text = answer.text().await?;
-        let value = serde_json::from_str(&text).with_context(|| format!("not JSON: {text}"))?;
-        Ok((status, value))
+        answered(self.post(path).body(body)).await
+    }
+
+    /// A request by an operator, to be sent.
+    pub fn admin(&self, method: Method, path: &str) -> RequestBuilder {
+        self.client.request(method, self.runtime.url(path)).bearer_auth(ADMIN_TOKEN)
     }
 
     /// Publishes on a Redis channel.
     pub async fn publish(&self, channel: &str, payload: impl AsRef<[u8]>) -> Result<()> {
-        let redis = self.redis.as_ref().context("only HTTP runs")?;
-        let mut connection = redis.connection().await?;
-        let heard: i64 = redis::cmd("PUBLISH").arg(channel).arg(payload.as_ref()).query_async(&mut connection).await?;
-        anyhow::ensure!(heard > 0, "nobody hears {channel}");
-        Ok(())
+        self.redis()?.publish(channel, [payload.as_ref()]).await
     }
+
+    /// Adds entries to a stream of Redis, thousands at a time, and returns their ids.
+    pub async fn xadd<F: ToRedisArgs, V: ToRedisArgs>(
+        &self,
+        stream: &str,
+        entries: impl IntoIterator<Item = impl AsRef<[(F, V)]>>,
+    ) -> Result<Vec<String>> {
+        self.redis()?.xadd(stream, entries).await
+    }
+
+    fn redis(&self) -> Result<&Redis> {
+        self.redis.as_ref().context("no Redis runs")
+    }
+}
+
+/// The status and JSON of what a request is answered.
+pub async fn answered(request: RequestBuilder) -> Result<(u16, Value)> {
+    let answer = request.send().await?;
+    let status = answer.status().as_u16();
+    let text = answer.text().await?;
+    let value = serde_json::from_str(&text).with_context(|| format!("not JSON: {text}"))?;
+    Ok((status, value))
+}
+
+fn http_only(builder: Builder) -> Builder {
+    ["push", "pharmacy", "images", "rewards"]
+        .into_iter()
+        .fold(builder, |builder, component| builder.component(component))
 }
 
 fn builder(gateway: &Gateway) -> Builder {

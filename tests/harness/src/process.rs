@@ -77,6 +77,24 @@ impl Group {
         }
     }
 
+    /// The most memory that the group's processes have held, each at its own time, added up. `None` where the
+    /// operating system has no `/proc`, or the program has ended.
+    pub fn peak_memory_bytes(&self) -> Option<u64> {
+        let group = self.leader.id().to_string();
+        let processes = std::fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| {
+            let folder = entry.path();
+            let stat = std::fs::read_to_string(folder.join("stat")).ok()?;
+            // After the name, which stands in parentheses and may hold any character: state, parent, group.
+            let (_, after_name) = stat.rsplit_once(") ")?;
+            if after_name.split(' ').nth(2)? != group {
+                return None;
+            }
+            let status = std::fs::read_to_string(folder.join("status")).ok()?;
+            peak_memory_of(&status)
+        });
+        processes.reduce(|sum, bytes| sum + bytes)
+    }
+
     /// SIGTERM to the group, then waits; SIGKILL for what is still there after `patience`.
     pub async fn stop(&mut self, patience: Duration) -> ExitStatus {
         if self.exited().is_none() {
@@ -126,6 +144,13 @@ impl Drop for Group {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// The peak of the resident memory in a `/proc/<pid>/status`; a process that has ended has none.
+fn peak_memory_of(status: &str) -> Option<u64> {
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kibibytes: u64 = peak.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kibibytes * 1_024)
 }
 
 /// Where the PATH has this program.
@@ -206,6 +231,27 @@ mod tests {
         sleep(Duration::from_millis(200)).await;
         let status = deaf.stop(Duration::from_millis(200)).await;
         assert_eq!(status.signal(), Some(Signal::SIGKILL as i32));
+    }
+
+    #[test]
+    fn the_peak_of_a_process_is_in_its_status() {
+        let status = "Name:\tspin (x) y\nVmPeak:\t 9000 kB\nVmHWM:\t    3196 kB\nVmRSS:\t 3000 kB\n";
+        assert_eq!(peak_memory_of(status), Some(3_196 * 1_024));
+        assert_eq!(peak_memory_of("Name:\tgone\nState:\tZ (zombie)\n"), None);
+    }
+
+    #[tokio::test]
+    #[cfg(target_os = "linux")]
+    async fn the_peak_memory_of_a_group_is_that_of_all_its_processes() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut group, _) = grandchild(&folder).await;
+        let mut alone = Group::spawn(&mut shell("exec sleep 1000")).unwrap();
+        let [both, one] = [&group, &alone].map(|group| group.peak_memory_bytes().unwrap());
+        assert!(100_000 < one && one < both, "{one} {both}");
+
+        group.kill();
+        alone.kill();
+        assert_eq!(group.peak_memory_bytes(), None);
     }
 
     #[tokio::test]

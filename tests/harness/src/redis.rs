@@ -1,12 +1,13 @@
 //! A redis-server of our own: on a free port, in a folder of its own, with the settings that the application needs.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use redis::ConnectionAddr;
+use anyhow::{Context, Result, bail, ensure};
 use redis::aio::MultiplexedConnection;
+use redis::{Cmd, ConnectionAddr, FromRedisValue, Pipeline, ToRedisArgs};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
@@ -20,6 +21,8 @@ pub const KEYSPACE_EVENTS: &str = "Kt";
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 const POLL_EVERY: Duration = Duration::from_millis(20);
+/// So many that a round trip costs nothing beside them, and so few that neither side holds much in memory.
+const COMMANDS_PER_PIPELINE: usize = 1_000;
 
 /// A running redis-server. It ends when this is dropped, and its folder goes too, unless it was given.
 #[derive(Debug)]
@@ -37,6 +40,7 @@ pub struct Builder {
     append_only: bool,
     port: Option<u16>,
     folder: Option<PathBuf>,
+    settings: Vec<(String, String)>,
 }
 
 impl Builder {
@@ -56,6 +60,21 @@ impl Builder {
     pub fn folder(mut self, folder: impl Into<PathBuf>) -> Self {
         self.folder = Some(folder.into());
         self
+    }
+
+    /// A setting as redis.conf has it, such as `maxmemory` and `64mb`; it wins over those of ours.
+    pub fn setting(mut self, name: &str, value: &str) -> Self {
+        self.settings.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    fn arguments(&self) -> impl Iterator<Item = String> {
+        let words = |(name, value): &(String, String)| {
+            // Redis takes a value of several words as so many arguments.
+            let values = value.split(' ').map(str::to_owned);
+            std::iter::once(format!("--{name}")).chain(values).collect::<Vec<_>>()
+        };
+        self.settings.iter().flat_map(words)
     }
 
     /// Starts it, and returns when it answers.
@@ -113,6 +132,48 @@ impl Redis {
         wait_for_subscriber(&self.url(), channel, timeout).await
     }
 
+    /// Adds entries to a stream, each a list of fields and values, and returns their ids. One after the other, but in
+    /// pipelines: thousands take a moment.
+    pub async fn xadd<F: ToRedisArgs, V: ToRedisArgs>(
+        &self,
+        stream: &str,
+        entries: impl IntoIterator<Item = impl AsRef<[(F, V)]>>,
+    ) -> Result<Vec<String>> {
+        let command = |entry: &[(F, V)]| {
+            let mut command = redis::cmd("XADD");
+            command.arg(stream).arg("*");
+            for (field, value) in entry {
+                command.arg(field).arg(value);
+            }
+            command
+        };
+        self.pipelined(entries.into_iter().map(|entry| command(entry.as_ref()))).await
+    }
+
+    /// Publishes on a channel, likewise in pipelines; an error if anything was heard by nobody.
+    pub async fn publish(&self, channel: &str, payloads: impl IntoIterator<Item = impl ToRedisArgs>) -> Result<()> {
+        let command = |payload| redis::cmd("PUBLISH").arg(channel).arg(payload).to_owned();
+        let heard: Vec<u64> = self.pipelined(payloads.into_iter().map(command)).await?;
+        ensure!(heard.iter().all(|&subscribers| subscribers > 0), "nobody hears {channel}");
+        Ok(())
+    }
+
+    /// The answers to the commands, in their order.
+    async fn pipelined<T: FromRedisValue>(&self, commands: impl IntoIterator<Item = Cmd>) -> Result<Vec<T>> {
+        let mut connection = self.connection().await?;
+        let mut commands = commands.into_iter().peekable();
+        let mut answers = Vec::new();
+        while commands.peek().is_some() {
+            let mut pipeline = Pipeline::new();
+            for command in commands.by_ref().take(COMMANDS_PER_PIPELINE) {
+                pipeline.add_command(command);
+            }
+            let some: Vec<T> = pipeline.query_async(&mut connection).await?;
+            answers.extend(some);
+        }
+        Ok(answers)
+    }
+
     /// Whether the server runs; it may end by itself, or by another's hand.
     pub fn is_running(&mut self) -> bool {
         self.server.as_mut().is_some_and(|server| server.exited().is_none())
@@ -155,6 +216,7 @@ impl Redis {
                 .args(["--save", ""])
                 .args(["--appendonly", if self.settings.append_only { "yes" } else { "no" }])
                 .args(["--notify-keyspace-events", KEYSPACE_EVENTS])
+                .args(self.settings.arguments())
                 .stdout(Stdio::null())
                 .stderr(Stdio::null()),
         )?;
@@ -203,6 +265,16 @@ pub fn host_and_port(url: &str) -> Result<(String, u16)> {
     }
 }
 
+/// Which keyspace events the Redis at this URL notifies of, in its own letters; an error if it does not say, as some
+/// that others operate.
+pub async fn keyspace_events(url: &str) -> Result<String> {
+    const SETTING: &str = "notify-keyspace-events";
+    let mut connection = connect(url).await?;
+    let settings: BTreeMap<String, String> =
+        redis::cmd("CONFIG").arg("GET").arg(SETTING).query_async(&mut connection).await?;
+    settings.get(SETTING).cloned().with_context(|| format!("{url} does not tell its {SETTING}"))
+}
+
 /// Waits until somebody has subscribed to the channel of the Redis at this URL.
 pub async fn wait_for_subscriber(url: &str, channel: &str, timeout: Duration) -> Result<()> {
     let mut connection = connect(url).await?;
@@ -223,6 +295,7 @@ pub async fn wait_for_subscriber(url: &str, channel: &str, timeout: Duration) ->
 #[cfg(test)]
 mod tests {
     use redis::AsyncCommands;
+    use redis::streams::StreamRangeReply;
 
     use super::*;
 
@@ -270,14 +343,41 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_notifies_of_stream_events_and_of_no_others() {
+    async fn it_notifies_of_stream_events_and_of_no_others_unless_it_is_told_to() {
         let redis = Redis::start().await.unwrap();
-        let mut connection = redis.connection().await.unwrap();
-        let set: Vec<String> =
-            redis::cmd("CONFIG").arg("GET").arg("notify-keyspace-events").query_async(&mut connection).await.unwrap();
-        let mut events: Vec<char> = set.last().unwrap().chars().collect();
+        let mut events: Vec<char> = keyspace_events(&redis.url()).await.unwrap().chars().collect();
         events.sort_unstable();
         assert_eq!(events, ['K', 't']);
+
+        let silent = Redis::builder().setting("notify-keyspace-events", "").start().await.unwrap();
+        assert_eq!(keyspace_events(&silent.url()).await.unwrap(), "");
+    }
+
+    #[tokio::test]
+    async fn thousands_of_entries_stand_in_a_stream_in_their_order() {
+        let redis = Redis::start().await.unwrap();
+        let entries = (0..2_500).map(|number| [("number", number.to_string()), ("kind", "any".to_owned())]);
+        let ids = redis.xadd("orders", entries).await.unwrap();
+        assert_eq!(ids.len(), 2_500);
+
+        let mut connection = redis.connection().await.unwrap();
+        let length: usize = connection.xlen("orders").await.unwrap();
+        let last: StreamRangeReply = connection.xrevrange_count("orders", "+", "-", 1).await.unwrap();
+        assert_eq!((length, &last.ids[0].id), (2_500, &ids[2_499]));
+        assert_eq!(last.ids[0].get::<u32>("number"), Some(2_499));
+        assert_eq!(last.ids[0].get::<String>("kind").as_deref(), Some("any"));
+    }
+
+    #[tokio::test]
+    async fn what_nobody_hears_is_an_error() {
+        let redis = Redis::start().await.unwrap();
+        let unheard = redis.publish("orders", ["a message"]).await.unwrap_err();
+        assert!(unheard.to_string().contains("orders"), "{unheard}");
+
+        let client = redis::Client::open(redis.url()).unwrap();
+        let mut subscriber = client.get_async_pubsub().await.unwrap();
+        subscriber.subscribe("orders").await.unwrap();
+        redis.publish("orders", ["a message", "another"]).await.unwrap();
     }
 
     #[test]

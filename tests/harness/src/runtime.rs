@@ -189,6 +189,17 @@ impl Runtime {
         format!("http://{reachable}{path}")
     }
 
+    /// An application variable that it was started with.
+    pub fn variable(&self, name: &str) -> Option<&str> {
+        self.settings.variables.get(name).map(String::as_str)
+    }
+
+    /// The most memory that its processes have held, each at its own time, added up; `None` where that is not known,
+    /// and while it does not run.
+    pub fn peak_memory_bytes(&self) -> Option<u64> {
+        self.group.as_ref()?.peak_memory_bytes()
+    }
+
     /// Where the database (`sqlite_db.db`) and the logs lie.
     pub fn state_dir(&self) -> &Path {
         &self.state_dir

@@ -1,5 +1,6 @@
 //! A component that shows what the runtime gives: each route uses one capability and answers what it got. The
-//! runtime's tests call it, and `/probe/hello` is the baseline of benchmarks.
+//! runtime's tests call it, and it has the baselines of benchmarks: `/probe/hello`, and a message that begins with
+//! `row `, which a plain handler stores.
 
 use std::{
     sync::{
@@ -21,7 +22,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use shared::{
-    db::{self, DbError, Migration},
+    db::{self, Db, DbError, Migration},
     problem::Problem,
 };
 use spin_sdk::{
@@ -62,6 +63,9 @@ mod events {
     #[redis_subscriber]
     async fn message(payload: Bytes) -> Result<(), String> {
         let text = String::from_utf8_lossy(&payload);
+        if let Some(row) = text.strip_prefix(super::ROW) {
+            return super::store_row(row).await.map_err(|error| error.to_string());
+        }
         println!("{text}");
         match text.as_ref() {
             "fail" => Err("asked to fail".into()),
@@ -78,6 +82,7 @@ fn router() -> Router {
         .route("/probe/variables/{name}", get(variable))
         .route("/probe/sqlite", post(sql))
         .route("/probe/migrated", get(migrated))
+        .route("/probe/rows", get(rows))
         .route("/probe/redis", post(redis_call))
         .route("/probe/fetch", get(fetch))
         .route("/probe/count", get(count))
@@ -204,6 +209,30 @@ async fn migrated() -> Result<axum::Json<Value>, Problem> {
     let asked = db.query_one("SELECT count(*), (SELECT synchronous FROM pragma_synchronous) FROM visits", []).await?;
     let row = asked.ok_or(DbError::Column(0))?;
     Ok(axum::Json(json!({"visits": row.integer(0)?, "synchronous": row.integer(1)?})))
+}
+
+/// How a message begins that is to be stored.
+const ROW: &str = "row ";
+
+async fn open_rows() -> Result<Db, DbError> {
+    const MIGRATIONS: &[Migration] = &[Migration {
+        version: 1,
+        statements: &["CREATE TABLE probe_rows (id INTEGER PRIMARY KEY, text TEXT NOT NULL)"],
+    }];
+    db::spin::open(&[("probe_rows", MIGRATIONS)]).await
+}
+
+/// What a handler does that takes its messages one by one: it opens the database, as it is a fresh instance for each,
+/// and writes one row.
+async fn store_row(text: &str) -> Result<(), DbError> {
+    open_rows().await?.execute("INSERT INTO probe_rows (text) VALUES ($1)", [text.into()]).await
+}
+
+/// How many messages were stored.
+async fn rows() -> Result<axum::Json<Value>, Problem> {
+    let asked = open_rows().await?.query_one("SELECT count(*) FROM probe_rows", []).await?;
+    let row = asked.ok_or(DbError::Column(0))?;
+    Ok(axum::Json(json!({"rows": row.integer(0)?})))
 }
 
 #[derive(Deserialize)]

@@ -3,11 +3,23 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use harness::workspace_root;
+use harness::runtime::{Builder, Kind};
+use harness::{Runtime, workspace_root};
 use toml::{Table, Value};
 
+use super::TOKEN;
+
+/// How these of the components are started; `folder` is where the manifest is to lie.
+pub(crate) fn builder(folder: &Path, kind: Kind, components: &[&str]) -> Result<Builder> {
+    let file = folder.join("spin.toml");
+    std::fs::write(&file, manifest()?)?;
+    let builder = Runtime::builder(file).kind(kind);
+    let builder = builder.variables([("api_token", TOKEN), ("admin_token", TOKEN), ("token", TOKEN)]);
+    Ok(components.iter().fold(builder, |builder, component| builder.component(*component)))
+}
+
 /// `spin.toml` and the probe's beside each other, with absolute paths, as the text of a manifest that may lie anywhere.
-pub(crate) fn manifest() -> Result<String> {
+fn manifest() -> Result<String> {
     let application = read(&workspace_root().join("spin.toml"))?;
     let probe = read(&workspace_root().join("tests/probe/spin.toml"))?;
     Ok(merge(application, probe).to_string())
