@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Uri, header};
 use serde::{Serialize, Serializer, ser::SerializeMap};
-use spin_sdk::{http::FullBody, wasip3::random::random};
+use spin_sdk::wasip3::random::random;
 
 use crate::{
     clock,
@@ -87,7 +87,7 @@ impl Endpoint {
             .map_err(|error| format!("the message cannot be signed: {error}"))?;
         let mut request = Request::post(self.uri.clone())
             .header(header::CONTENT_TYPE, "application/json")
-            .body(FullBody::new(Bytes::from(body)))
+            .body(Bytes::from(body))
             .map_err(|error| format!("the request cannot be made: {error}"))?;
         request.headers_mut().extend(signature);
         match send(request, within).await {

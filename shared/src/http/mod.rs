@@ -12,10 +12,10 @@ use bytes::{Bytes, BytesMut};
 use futures::future::{Either, select};
 use http_body_util::BodyExt;
 use spin_sdk::{
-    http::{FullBody, Response},
-    wasip3::{
-        http::types::{self, ErrorCode, RequestOptions},
-        http_compat::RequestOptionsExtension,
+    http::{FromResponse, Response},
+    wasip3::http::{
+        client,
+        types::{self, ErrorCode, RequestOptions},
     },
 };
 use tower_service::Service;
@@ -148,19 +148,21 @@ impl From<ErrorCode> for SendError {
 ///
 /// # Errors
 /// Says why there is no answer.
-pub async fn send(mut request: http::Request<FullBody<Bytes>>, within: Duration) -> Result<Response, SendError> {
+pub async fn send(mut request: http::Request<Bytes>, within: Duration) -> Result<Response, SendError> {
     let options = RequestOptions::new();
     let nanos = |duration: Duration| u64::try_from(duration.as_nanos()).ok();
     // A runtime may not know an option; `within` still ends the wait.
     let _ = options.set_connect_timeout(nanos(CONNECT_TIMEOUT));
     let _ = options.set_first_byte_timeout(nanos(ANSWER_TIMEOUT));
     let _ = options.set_between_bytes_timeout(nanos(ANSWER_TIMEOUT));
-    request.extensions_mut().insert(RequestOptionsExtension(options));
     // Without it the runtime sends chunks, which some peers refuse.
-    let length = http_body::Body::size_hint(request.body()).exact().unwrap_or_default();
+    let length = request.body().len();
     request.headers_mut().insert(http::header::CONTENT_LENGTH, length.into());
 
-    let answer = std::pin::pin!(spin_sdk::http::send(request));
+    let answer = std::pin::pin!(async {
+        let request = wasi::outbound(request, options).await?;
+        Response::from_response(client::send(request).await?)
+    });
     let deadline = std::pin::pin!(spin_sdk::time::sleep(within));
     match select(answer, deadline).await {
         Either::Left((answer, _)) => Ok(answer?),

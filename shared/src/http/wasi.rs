@@ -12,7 +12,7 @@ use std::{
 use axum::{
     body::Body,
     extract::Request,
-    http::{HeaderName, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::Response,
 };
 use bytes::Bytes;
@@ -135,25 +135,62 @@ pub(super) async fn response(response: Response) -> Result<types::Response, Erro
             if whole.is_empty() { whole = data.into() } else { whole.extend_from_slice(&data) }
         }
     }
-    let pair = |(name, value): (&HeaderName, &HeaderValue)| (name.as_str().to_owned(), value.as_bytes().to_vec());
-    let headers: Vec<_> = head.headers.iter().map(pair).collect();
-    let headers = Fields::from_list(&headers).map_err(|error| ErrorCode::InternalError(Some(error.to_string())))?;
-    let (mut contents, contents_reader) = wit_stream::new();
+    let headers = fields(&head.headers)?;
+    let (contents, contents_reader) = wit_stream::new();
     let (trailers, trailers_reader) = wit_future::new(|| Ok(None));
     let (response, _) = types::Response::new(headers, Some(contents_reader), trailers_reader);
     // 200 is what it is made with.
     if head.status != StatusCode::OK {
         let _ = response.set_status_code(head.status.as_u16());
     }
+    begin(contents, trailers, whole).await;
+    Ok(response)
+}
+
+/// A request to a peer as the runtime takes it.
+///
+/// # Errors
+/// If its headers are none that the runtime lets out.
+pub(super) async fn outbound(
+    request: axum::http::Request<Bytes>,
+    options: types::RequestOptions,
+) -> Result<types::Request, ErrorCode> {
+    let (head, body) = request.into_parts();
+    let (contents, contents_reader) = wit_stream::new();
+    let (trailers, trailers_reader) = wit_future::new(|| Ok(None));
+    let headers = fields(&head.headers)?;
+    let (request, _) = types::Request::new(headers, Some(contents_reader), trailers_reader, Some(options));
+    let scheme = if head.uri.scheme_str() == Some("http") { types::Scheme::Http } else { types::Scheme::Https };
+    let path = head.uri.path_and_query().map(|path| path.as_str());
+    request.set_method(&head.method.into()).map_err(|()| ErrorCode::HttpRequestMethodInvalid)?;
+    request.set_scheme(Some(&scheme)).map_err(|()| ErrorCode::HttpRequestUriInvalid)?;
+    let authority = head.uri.authority().map(|authority| authority.as_str());
+    request.set_authority(authority).map_err(|()| ErrorCode::HttpRequestUriInvalid)?;
+    request.set_path_with_query(path).map_err(|()| ErrorCode::HttpRequestUriInvalid)?;
+    begin(contents, trailers, body.into()).await;
+    Ok(request)
+}
+
+fn fields(headers: &HeaderMap) -> Result<Fields, ErrorCode> {
+    let pair = |(name, value): (&HeaderName, &HeaderValue)| (name.as_str().to_owned(), value.as_bytes().to_vec());
+    let headers: Vec<_> = headers.iter().map(pair).collect();
+    Fields::from_list(&headers).map_err(|error| ErrorCode::InternalError(Some(error.to_string())))
+}
+
+/// Begins a body before its head is handed over: it is there when the runtime looks for it, and leaves with the head in
+/// one write. In two writes it would meet Nagle and delayed ACK, 40 ms.
+async fn begin(
+    mut contents: wit_bindgen::StreamWriter<u8>,
+    trailers: wit_bindgen::FutureWriter<Result<Option<types::Trailers>, ErrorCode>>,
+    body: Vec<u8>,
+) {
     let mut write = Box::pin(async move {
-        contents.write_all(whole).await;
+        contents.write_all(body).await;
         drop(contents);
         // What became of it is the runtime's to know.
         let _ = trailers.write(Ok(None)).await;
     });
-    // Begun before the answer is handed over, the body is there when the runtime looks for it.
     if futures::poll!(&mut write).is_pending() {
         wit_bindgen::spawn(write);
     }
-    Ok(response)
 }

@@ -266,7 +266,8 @@ impl<C: Courier> Call<'_, C> {
                 self.settle(std::mem::take(&mut ended)).await?;
             }
         }
-        Ok(())
+        // Time is over, with rows still in the queue.
+        if ended.is_empty() { Ok(()) } else { self.settle(ended).await }
     }
 
     /// Whether another post may begin.

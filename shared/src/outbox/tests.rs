@@ -29,6 +29,8 @@ struct World {
     got: Mutex<Vec<String>>,
     alarms: AtomicI64,
     tokens: AtomicI64,
+    /// How long a post takes.
+    post_ms: AtomicI64,
 }
 
 impl World {
@@ -40,6 +42,7 @@ impl World {
             got: Mutex::default(),
             alarms: AtomicI64::new(0),
             tokens: AtomicI64::new(0),
+            post_ms: AtomicI64::new(0),
         }
     }
 
@@ -64,6 +67,7 @@ impl World {
 impl Courier for World {
     async fn post(&self, id: &str, body: String, _: Duration) -> Answer {
         assert!(body.contains(id));
+        self.pass(self.post_ms.load(Ordering::Relaxed));
         self.got.lock().unwrap().push(id.to_owned());
         self.answers.lock().unwrap().get(id).cloned().unwrap_or_else(|| self.usual.lock().unwrap().clone())
     }
@@ -286,6 +290,20 @@ async fn time_that_ran_out_for_the_caller_counts_for_nothing() {
     assert_eq!(outbox.deliver(Whose::Any, 1, START).await.unwrap(), Tally::default(), "there is no time at all");
     world.answers(Answer::Accepted);
     assert_eq!(deliver(&outbox).await.sent, 1);
+}
+
+#[tokio::test]
+async fn when_time_is_over_every_post_that_was_made_is_settled_and_the_rest_given_back() {
+    let (db, world) = (database().await, World::new());
+    let outbox = outbox(&db, &world);
+    let messages: Vec<_> = (0..60).map(|order| message(order, "a", 0)).collect();
+    outbox.enqueue(&messages).await.unwrap();
+    world.post_ms.store(100, Ordering::Relaxed);
+    let tally = outbox.deliver(Whose::Any, usize::MAX, START + 2_000).await.unwrap();
+    let states = ledger::stats(&db, world.now_ms()).await.unwrap().by_state;
+    assert_eq!(world.got().len() as u64, tally.sent);
+    assert_eq!((states["sent"].unsigned_abs(), states["sending"]), (tally.sent, 0));
+    assert!((20..40).contains(&tally.sent), "{tally:?}");
 }
 
 #[tokio::test]

@@ -200,7 +200,7 @@ async fn two_thousand_changes_arrive_though_the_host_is_killed_ten_times_and_the
     const ORDERS: u64 = 1_000;
     let mut app = App::start().await?;
     // The gateway counts from 1.
-    let fails = |n: usize| n % 3 == 0;
+    let fails = |n: usize| n.is_multiple_of(3);
     app.gateway.answer_by(move |n| if fails(n) { Answer::Status(500) } else { Answer::Ok });
     let feed = feed(ORDERS);
     for part in feed.chunks(200) {
