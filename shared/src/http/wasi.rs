@@ -16,7 +16,7 @@ use axum::{
     response::Response,
 };
 use bytes::Bytes;
-use futures::{FutureExt, Stream, stream};
+use futures::{FutureExt, Stream, future::BoxFuture, stream};
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
 use spin_sdk::{
@@ -143,18 +143,18 @@ pub(super) async fn response(response: Response) -> Result<types::Response, Erro
     if head.status != StatusCode::OK {
         let _ = response.set_status_code(head.status.as_u16());
     }
-    begin(contents, trailers, whole).await;
+    Outgoing::begin(contents, trailers, whole).await;
     Ok(response)
 }
 
-/// A request to a peer as the runtime takes it.
+/// A request to a peer as the runtime takes it, and its body on the way there.
 ///
 /// # Errors
 /// If its headers are none that the runtime lets out.
 pub(super) async fn outbound(
     request: axum::http::Request<Bytes>,
     options: types::RequestOptions,
-) -> Result<types::Request, ErrorCode> {
+) -> Result<(types::Request, Outgoing), ErrorCode> {
     let (head, body) = request.into_parts();
     let (contents, contents_reader) = wit_stream::new();
     let (trailers, trailers_reader) = wit_future::new(|| Ok(None));
@@ -167,8 +167,7 @@ pub(super) async fn outbound(
     let authority = head.uri.authority().map(|authority| authority.as_str());
     request.set_authority(authority).map_err(|()| ErrorCode::HttpRequestUriInvalid)?;
     request.set_path_with_query(path).map_err(|()| ErrorCode::HttpRequestUriInvalid)?;
-    begin(contents, trailers, body.into()).await;
-    Ok(request)
+    Ok((request, Outgoing::begin(contents, trailers, body.into()).await))
 }
 
 fn fields(headers: &HeaderMap) -> Result<Fields, ErrorCode> {
@@ -177,20 +176,44 @@ fn fields(headers: &HeaderMap) -> Result<Fields, ErrorCode> {
     Fields::from_list(&headers).map_err(|error| ErrorCode::InternalError(Some(error.to_string())))
 }
 
-/// Begins a body before its head is handed over: it is there when the runtime looks for it, and leaves with the head in
-/// one write. In two writes it would meet Nagle and delayed ACK, 40 ms.
-async fn begin(
-    mut contents: wit_bindgen::StreamWriter<u8>,
-    trailers: wit_bindgen::FutureWriter<Result<Option<types::Trailers>, ErrorCode>>,
-    body: Vec<u8>,
-) {
-    let mut write = Box::pin(async move {
-        contents.write_all(body).await;
-        drop(contents);
-        // What became of it is the runtime's to know.
-        let _ = trailers.write(Ok(None)).await;
-    });
-    if futures::poll!(&mut write).is_pending() {
-        wit_bindgen::spawn(write);
+/// A body on its way to the runtime. Dropped, it goes on by itself.
+pub(super) struct Outgoing(Option<BoxFuture<'static, ()>>);
+
+impl Outgoing {
+    /// Begins a body before its head is handed over: it is there when the runtime looks for it, and leaves with the
+    /// head in one write. In two writes it would meet Nagle and delayed ACK, 40 ms.
+    async fn begin(
+        mut contents: wit_bindgen::StreamWriter<u8>,
+        trailers: wit_bindgen::FutureWriter<Result<Option<types::Trailers>, ErrorCode>>,
+        body: Vec<u8>,
+    ) -> Self {
+        let mut write: BoxFuture<'static, ()> = Box::pin(async move {
+            contents.write_all(body).await;
+            drop(contents);
+            // What became of it is the runtime's to know.
+            let _ = trailers.write(Ok(None)).await;
+        });
+        Self(if futures::poll!(&mut write).is_pending() { Some(write) } else { None })
+    }
+
+    /// Gives way until the runtime has the whole body, but only so often: it may want to send some of it first.
+    pub(super) async fn hand_over(&mut self) {
+        const TURNS: usize = 16;
+        for _ in 0..TURNS {
+            let Some(write) = &mut self.0 else { return };
+            if futures::poll!(write).is_ready() {
+                self.0 = None;
+                return;
+            }
+            wit_bindgen::yield_async().await;
+        }
+    }
+}
+
+impl Drop for Outgoing {
+    fn drop(&mut self) {
+        if let Some(write) = self.0.take() {
+            wit_bindgen::spawn(write);
+        }
     }
 }

@@ -28,6 +28,8 @@ use crate::{
 
 /// Posts that are under way at the same time.
 const CONCURRENCY: usize = 8;
+/// Messages that are enqueued by one statement: SQLite takes 32,766 values.
+const ENQUEUED_MAX: usize = 1_000;
 /// Rows that are taken at once.
 const ROWS_MAX: usize = 64;
 /// How long a row is ours, and how long it waits if we die.
@@ -150,16 +152,16 @@ pub struct Outbox<'a, C> {
 }
 
 impl<C: Courier> Outbox<'_, C> {
-    /// Keeps the messages, all or none, and returns how many are new. One whose id is there already changes nothing.
+    /// Keeps the messages. One whose id is there already changes nothing.
     ///
     /// # Errors
-    /// Those of the database; then none is kept.
-    pub async fn enqueue(&self, messages: &[Message]) -> Result<u64, DbError> {
-        if messages.is_empty() {
-            return Ok(0);
+    /// Those of the database; then they are to be enqueued again. Of more than 1,000 some may be kept.
+    pub async fn enqueue(&self, messages: &[Message]) -> Result<(), DbError> {
+        for messages in messages.chunks(ENQUEUED_MAX) {
+            let rows = messages.iter().map(row).collect::<Result<Vec<_>, _>>()?;
+            store::insert(self.db, self.function, rows, self.courier.now_ms()).await?;
         }
-        let rows = messages.iter().map(row).collect::<Result<Vec<_>, _>>()?;
-        store::insert(self.db, self.function, &rows, self.courier.now_ms()).await
+        Ok(())
     }
 
     /// Posts what is due, at most `rows` of it, and begins nothing after `until_ms`.

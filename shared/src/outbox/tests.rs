@@ -148,9 +148,9 @@ async fn a_message_goes_out_once_however_often_it_is_enqueued() {
     let outbox = outbox(&db, &world);
     let message = message(1, "a", 0);
     let messages = [message.clone(), message.clone()];
-    assert_eq!(outbox.enqueue(&messages).await.unwrap(), 1);
+    outbox.enqueue(&messages).await.unwrap();
     assert_eq!(deliver(&outbox).await, Tally { sent: 1, ..Tally::default() });
-    assert_eq!(outbox.enqueue(&messages).await.unwrap(), 0);
+    outbox.enqueue(&messages).await.unwrap();
     assert_eq!(deliver(&outbox).await, Tally::default());
     assert_eq!(world.got(), ids(&[&message]));
     assert_eq!(state(&db, &message).await, State::Sent);
@@ -318,7 +318,7 @@ async fn bodies_go_after_thirty_days_and_ids_stay() {
     assert_eq!(outbox.forget_bodies().await.unwrap(), 1);
     assert_eq!(outbox.forget_bodies().await.unwrap(), 0);
     assert!(ledger::get(&db, &message.id).await.unwrap().unwrap().message.is_none());
-    assert_eq!(outbox.enqueue(std::slice::from_ref(&message)).await.unwrap(), 0);
+    outbox.enqueue(std::slice::from_ref(&message)).await.unwrap();
     assert_eq!(deliver(&outbox).await, Tally::default());
 }
 

@@ -3,7 +3,7 @@
 //! Spin's outbound Redis flattens nested replies, drops empty arrays and has no timeout of its own: the scripts answer
 //! one JSON text, and each call is raced with a timer.
 
-use std::{future::Future, time::Duration};
+use std::{borrow::Cow, future::Future, time::Duration};
 
 use futures::future::{Either, select};
 use serde::Deserialize;
@@ -28,6 +28,9 @@ const DEAD_MAX: u64 = 100_000;
 ///
 /// Three sources in the order of age: what a dead drain had read (we are the same consumer), what another consumer
 /// abandoned, what is new. An entry that was trimmed meanwhile has no fields and is acknowledged.
+///
+/// Answers a line of JSON with each entry's id and the lengths of its names and values, then the bytes of all of them:
+/// an event is JSON itself, and would be escaped here and unescaped there.
 const READ: &str = r"
 local holder = redis.call('GET', KEYS[2])
 if holder and holder ~= ARGV[3] then return cjson.encode({busy = true}) end
@@ -60,7 +63,16 @@ if #entries == 0 then
     entries = there(claimed[2])
 end
 if #entries == 0 then entries = read('>') end
-return cjson.encode({entries = entries})
+local sizes, bytes = {}, {}
+for i, entry in ipairs(entries) do
+    local parts = {}
+    for j, part in ipairs(entry[2]) do
+        parts[j] = #part
+        bytes[#bytes + 1] = part
+    end
+    sizes[i] = {entry[1], parts}
+end
+return cjson.encode({entries = sizes}) .. '\n' .. table.concat(bytes)
 ";
 
 /// KEYS: the stream, the lease, the dead stream. ARGV: group, token, lease ms, most dead, now ms, then how many dead,
@@ -81,7 +93,9 @@ for i = 0, dead - 1 do
         redis.call('XADD', KEYS[3], unpack(copy))
     end
 end
-for i = 7 + 2 * dead, #ARGV do redis.call('XACK', KEYS[1], ARGV[1], ARGV[i]) end
+for i = 7 + 2 * dead, #ARGV, 1000 do
+    redis.call('XACK', KEYS[1], ARGV[1], unpack(ARGV, i, math.min(i + 999, #ARGV)))
+end
 return '{}'
 ";
 
@@ -242,10 +256,10 @@ fn batch(reply: &[u8]) -> Result<Batch, StreamError> {
         Empty {},
     }
     #[derive(Deserialize)]
-    struct Reply {
+    struct Head {
         #[serde(default)]
         busy: bool,
-        entries: Option<List<(String, List<String>)>>,
+        entries: Option<List<(String, List<usize>)>>,
     }
     fn items<T>(list: List<T>) -> Vec<T> {
         match list {
@@ -253,23 +267,29 @@ fn batch(reply: &[u8]) -> Result<Batch, StreamError> {
             List::Empty {} => Vec::new(),
         }
     }
-    let text = String::from_utf8_lossy(reply);
-    let was_valid = matches!(text, std::borrow::Cow::Borrowed(_));
-    let reply: Reply = serde_json::from_str(&text).map_err(malformed)?;
-    if reply.busy {
+    let end = reply.iter().position(|byte| *byte == b'\n').unwrap_or(reply.len());
+    let (head, rest) = reply.split_at(end);
+    let head: Head = serde_json::from_slice(head).map_err(malformed)?;
+    if head.busy {
         return Ok(Batch::Busy);
     }
-    let entry = |(id, parts): (String, List<String>)| {
-        let mut parts = items(parts).into_iter();
-        let mut fields = Vec::new();
-        while let (Some(name), Some(value)) = (parts.next(), parts.next()) {
-            fields.push((name, value));
+    let mut bytes = rest.get(1..).unwrap_or_default();
+    let mut entries = Vec::new();
+    for (id, sizes) in head.entries.map(items).unwrap_or_default() {
+        let mut entry = Entry { id, fields: Vec::new(), valid_utf8: true };
+        let mut sizes = items(sizes).into_iter();
+        while let (Some(name), Some(value)) = (sizes.next(), sizes.next()) {
+            let mut take = |size| {
+                let (part, rest) =
+                    bytes.split_at_checked(size).ok_or(StreamError::Malformed("it is cut off".into()))?;
+                bytes = rest;
+                Ok(String::from_utf8_lossy(part))
+            };
+            let (name, value) = (take(name)?, take(value)?);
+            entry.valid_utf8 &= matches!((&name, &value), (Cow::Borrowed(_), Cow::Borrowed(_)));
+            entry.fields.push((name.into_owned(), value.into_owned()));
         }
-        // Where the reply as a whole was valid, so is each entry.
-        let broken = |(name, value): &(String, String)| [name, value].iter().any(|text| text.contains('\u{fffd}'));
-        let valid_utf8 = was_valid || !fields.iter().any(broken);
-        Entry { id, fields, valid_utf8 }
-    };
-    let entries = reply.entries.map(items).unwrap_or_default();
-    Ok(Batch::Entries(entries.into_iter().map(entry).collect()))
+        entries.push(entry);
+    }
+    Ok(Batch::Entries(entries))
 }
