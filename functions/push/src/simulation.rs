@@ -241,8 +241,9 @@ impl Drain {
 }
 
 impl Source for Drain {
-    async fn read(&self, count: usize) -> Result<stream::Batch, StreamError> {
+    async fn read(&self, count: usize, held: Option<&str>) -> Result<stream::Batch, StreamError> {
         let token = self.token;
+        let first = held.map_or(0, |id| id.parse::<usize>().unwrap() + 1);
         self.script(move |world| {
             let now_ms = world.now_ms;
             let stream = &mut world.stream;
@@ -250,7 +251,7 @@ impl Source for Drain {
                 return stream::Batch::Busy;
             }
             stream.lease = Some((token, now_ms + DRAIN_LEASE_MS));
-            let mut ids: Vec<usize> = stream.pending.iter().copied().take(count).collect();
+            let mut ids: Vec<usize> = stream.pending.range(first..).copied().take(count).collect();
             if ids.is_empty() {
                 ids = (stream.read..stream.entries.len()).take(count).collect();
                 stream.read += ids.len();

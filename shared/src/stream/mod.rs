@@ -9,6 +9,7 @@ mod redis;
 
 use std::{future::Future, io::Write};
 
+use futures::future::join;
 use serde::Serialize;
 
 pub use self::{
@@ -89,8 +90,9 @@ impl<E: Into<Problem>> From<DrainError<E>> for Problem {
 
 /// A stream, as one drain holds it.
 pub trait Source: Send + Sync {
-    /// Takes or renews the lease and reads at most `count` entries.
-    fn read(&self, count: usize) -> impl Future<Output = Result<Batch, StreamError>> + Send;
+    /// Takes or renews the lease and reads at most `count` entries that this drain does not hold: of those that were
+    /// handed out and are not acknowledged, the ones past `held`, the last entry of the one batch that it holds.
+    fn read(&self, count: usize, held: Option<&str>) -> impl Future<Output = Result<Batch, StreamError>> + Send;
     /// Copies the dead entries aside and acknowledges all of `handled`, the dead among them.
     fn finish(&self, handled: &[String], dead: &[Dead]) -> impl Future<Output = Result<(), StreamError>> + Send;
     /// Gives the lease back, and says how many entries are left.
@@ -153,8 +155,9 @@ where
     H: Fn(Vec<Entry>) -> F + Send,
     F: Future<Output = Result<Vec<Dead>, E>> + Send,
 {
+    let mut next = source.read(count, None).await;
     loop {
-        let entries = match source.read(count).await.map_err(DrainError::Stream)? {
+        let entries = match next.map_err(DrainError::Stream)? {
             Batch::Busy => {
                 drained.busy = true;
                 return Ok(());
@@ -162,13 +165,18 @@ where
             Batch::Entries(entries) if entries.is_empty() => return Ok(()),
             Batch::Entries(entries) => entries,
         };
-        let handled: Vec<String> = entries.iter().map(|entry| entry.id.clone()).collect();
-        let dead = handle(entries).await.map_err(DrainError::Handler)?;
-        source.finish(&handled, &dead).await.map_err(DrainError::Stream)?;
-        drained.read += handled.len() as u64;
+        let ids: Vec<String> = entries.iter().map(|entry| entry.id.clone()).collect();
+        // While this batch is committed, the next is read.
+        let ahead =
+            async { if more_time() { Some(source.read(count, ids.last().map(String::as_str)).await) } else { None } };
+        let (outcome, ahead) = join(handle(entries), ahead).await;
+        let dead = outcome.map_err(DrainError::Handler)?;
+        source.finish(&ids, &dead).await.map_err(DrainError::Stream)?;
+        drained.read += ids.len() as u64;
         drained.dead += dead.len() as u64;
-        if !more_time() {
-            return Ok(());
+        match ahead {
+            Some(ahead) => next = ahead,
+            None => return Ok(()),
         }
     }
 }

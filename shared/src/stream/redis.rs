@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The most entries of the stream of dead entries, about.
 const DEAD_MAX: u64 = 100_000;
 
-/// KEYS: the stream, the lease. ARGV: group, count, token, lease ms, abandoned ms.
+/// KEYS: the stream, the lease. ARGV: group, count, token, lease ms, abandoned ms, the last entry held or `0`.
 ///
 /// Three sources in the order of age: what a dead drain had read (we are the same consumer), what another consumer
 /// abandoned, what is new. An entry that was trimmed meanwhile has no fields and is acknowledged.
@@ -55,8 +55,8 @@ local function read(from)
 end
 local entries = {}
 repeat
-    local before = redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1, ARGV[1])
-    entries = read('0')
+    local before = redis.call('XPENDING', KEYS[1], ARGV[1], '(' .. ARGV[6], '+', 1, ARGV[1])
+    entries = read(ARGV[6])
 until #entries > 0 or #before == 0
 if #entries == 0 then
     local claimed = redis.call('XAUTOCLAIM', KEYS[1], ARGV[1], ARGV[1], ARGV[5], '0-0', 'COUNT', ARGV[2])
@@ -203,13 +203,14 @@ impl<E: Eval> RedisStream<E> {
 }
 
 impl<E: Eval> Source for RedisStream<E> {
-    async fn read(&self, count: usize) -> Result<Batch, StreamError> {
+    async fn read(&self, count: usize, held: Option<&str>) -> Result<Batch, StreamError> {
         let arguments = vec![
             self.group.clone(),
             count.to_string(),
             self.token.clone(),
             self.lease_ms.to_string(),
             self.abandoned_ms.to_string(),
+            held.unwrap_or("0").to_owned(),
         ];
         batch(&self.redis.eval(READ, self.keys(), arguments).await?)
     }

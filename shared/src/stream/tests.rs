@@ -105,23 +105,44 @@ fn ids(batch: &Batch) -> Vec<String> {
 async fn a_missing_stream_is_made_and_batches_come_in_order() {
     let server = Server::start().await;
     let stream = server.drain("a").await;
-    assert_eq!(stream.read(2).await.unwrap(), Batch::Entries(Vec::new()));
+    assert_eq!(stream.read(2, None).await.unwrap(), Batch::Entries(Vec::new()));
     for value in ["1", "2", "3"] {
         server.add(value.as_bytes()).await;
     }
-    let first = stream.read(2).await.unwrap();
+    let first = stream.read(2, None).await.unwrap();
     stream.finish(&ids(&first), &[]).await.unwrap();
     assert_eq!(values(first), ["1", "2"]);
     assert_eq!(stream.release().await.unwrap(), 1);
-    assert_eq!(values(stream.read(2).await.unwrap()), ["3"]);
+    assert_eq!(values(stream.read(2, None).await.unwrap()), ["3"]);
     assert_eq!(stream.release().await.unwrap(), 1, "handed out is not handled");
+}
+
+#[tokio::test]
+async fn what_is_held_is_not_read_again_and_comes_back_if_it_is_not_finished() {
+    let server = Server::start().await;
+    for value in ["1", "2", "3", "4"] {
+        server.add(value.as_bytes()).await;
+    }
+    let stream = server.drain("a").await;
+    let held = ids(&stream.read(1, None).await.unwrap());
+    let ahead = stream.read(1, held.last().map(String::as_str)).await.unwrap();
+    assert_eq!(values(ahead), ["2"]);
+    stream.release().await.unwrap();
+    // Two that nobody finished, in turns, before what is new.
+    let next = server.drain("next").await;
+    let held = ids(&next.read(1, None).await.unwrap());
+    let ahead = next.read(1, held.last().map(String::as_str)).await.unwrap();
+    next.finish(&held, &[]).await.unwrap();
+    let held = ids(&ahead);
+    assert_eq!(values(ahead), ["2"]);
+    assert_eq!(values(next.read(1, held.last().map(String::as_str)).await.unwrap()), ["3"]);
 }
 
 #[tokio::test]
 async fn entries_from_before_the_group_count() {
     let server = Server::start().await;
     server.add(b"1").await;
-    assert_eq!(values(server.drain("a").await.read(10).await.unwrap()), ["1"]);
+    assert_eq!(values(server.drain("a").await.read(10, None).await.unwrap()), ["1"]);
 }
 
 #[tokio::test]
@@ -131,20 +152,20 @@ async fn what_a_dead_drain_had_read_comes_again_first_when_its_lease_ends() {
         server.add(value.as_bytes()).await;
     }
     let dies = server.drain("dies").await;
-    assert_eq!(values(dies.read(2).await.unwrap()), ["1", "2"]);
+    assert_eq!(values(dies.read(2, None).await.unwrap()), ["1", "2"]);
     let next = server.drain("next").await;
-    assert_eq!(next.read(2).await.unwrap(), Batch::Busy);
+    assert_eq!(next.read(2, None).await.unwrap(), Batch::Busy);
     tokio::time::sleep(Duration::from_millis(350)).await;
-    let again = next.read(2).await.unwrap();
+    let again = next.read(2, None).await.unwrap();
     next.finish(&ids(&again), &[]).await.unwrap();
     assert_eq!(values(again), ["1", "2"]);
-    assert_eq!(values(next.read(2).await.unwrap()), ["3"]);
+    assert_eq!(values(next.read(2, None).await.unwrap()), ["3"]);
     // The one that was thought dead finds the stream taken, and gives back nothing that is not its own.
-    assert_eq!(dies.read(2).await.unwrap(), Batch::Busy);
+    assert_eq!(dies.read(2, None).await.unwrap(), Batch::Busy);
     dies.release().await.unwrap();
-    assert_eq!(server.drain("third").await.read(2).await.unwrap(), Batch::Busy);
+    assert_eq!(server.drain("third").await.read(2, None).await.unwrap(), Batch::Busy);
     next.release().await.unwrap();
-    assert_eq!(values(dies.read(2).await.unwrap()), ["3"]);
+    assert_eq!(values(dies.read(2, None).await.unwrap()), ["3"]);
 }
 
 #[tokio::test]
@@ -155,9 +176,9 @@ async fn what_another_consumer_abandoned_is_taken_over() {
     let _: () = server.ask(&[b"XGROUP", b"CREATE", b"orders", b"push", b"0"]).await;
     let read: &[&[u8]] = &[b"XREADGROUP", b"GROUP", b"push", b"other", b"STREAMS", b"orders", b">"];
     let _: ::redis::Value = server.ask(read).await;
-    assert_eq!(stream.read(10).await.unwrap(), Batch::Entries(Vec::new()));
+    assert_eq!(stream.read(10, None).await.unwrap(), Batch::Entries(Vec::new()));
     tokio::time::sleep(Duration::from_millis(250)).await;
-    assert_eq!(values(stream.read(10).await.unwrap()), ["1"]);
+    assert_eq!(values(stream.read(10, None).await.unwrap()), ["1"]);
 }
 
 #[tokio::test]
@@ -165,7 +186,7 @@ async fn a_dead_entry_is_copied_once_and_byte_for_byte() {
     let server = Server::start().await;
     server.add(b"\xff\xfe").await;
     let stream = server.drain("a").await;
-    let batch = stream.read(10).await.unwrap();
+    let batch = stream.read(10, None).await.unwrap();
     let Batch::Entries(entries) = &batch else { panic!() };
     assert!(!entries[0].valid_utf8);
     let dead = [Dead { id: entries[0].id.clone(), reason: "the entry is not UTF-8".into() }];
@@ -186,9 +207,9 @@ async fn an_entry_that_was_trimmed_meanwhile_is_done_with() {
     let first = server.add(b"1").await;
     server.add(b"2").await;
     let stream = server.drain("a").await;
-    assert_eq!(values(stream.read(1).await.unwrap()), ["1"]);
+    assert_eq!(values(stream.read(1, None).await.unwrap()), ["1"]);
     let _: i64 = server.ask(&[b"XDEL", b"orders", first.as_bytes()]).await;
-    assert_eq!(values(stream.read(10).await.unwrap()), ["2"]);
+    assert_eq!(values(stream.read(10, None).await.unwrap()), ["2"]);
     let (pending, ..): (i64, ::redis::Value, ::redis::Value, ::redis::Value) =
         server.ask(&[b"XPENDING", b"orders", b"push"]).await;
     assert_eq!(pending, 1);
@@ -230,7 +251,7 @@ async fn a_drain_acknowledges_what_was_handled_and_nothing_else() {
 async fn a_second_drain_ends_at_once() {
     let server = Server::start().await;
     server.add(b"1").await;
-    server.drain("a").await.read(1).await.unwrap();
+    server.drain("a").await.read(1, None).await.unwrap();
     let busy = drain(&server.drain("b").await, 2, || true, async |_| Ok::<_, ()>(Vec::new())).await.unwrap();
     assert!(busy.busy && busy.read == 0);
 }
