@@ -13,9 +13,12 @@ use futures::future::{Either, select};
 use http_body_util::BodyExt;
 use spin_sdk::{
     http::{FromResponse, Response},
-    wasip3::http::{
-        client,
-        types::{self, ErrorCode, RequestOptions},
+    wasip3::{
+        http::{
+            client,
+            types::{self, ErrorCode, RequestOptions},
+        },
+        wit_bindgen,
     },
 };
 use tower_service::Service;
@@ -166,7 +169,13 @@ pub async fn send(mut request: http::Request<Bytes>, within: Duration) -> Result
     request.headers_mut().insert(http::header::CONTENT_LENGTH, length.into());
 
     let answer = std::pin::pin!(async {
-        let starting = STARTING.lock().await;
+        let starting = loop {
+            // Not by waiting for the lock: a request cannot wake another one, each is a task of the runtime's own.
+            if let Some(starting) = STARTING.try_lock() {
+                break starting;
+            }
+            wit_bindgen::yield_async().await;
+        };
         let (request, mut body) = wasi::outbound(request, options).await?;
         let mut answer = Box::pin(client::send(request));
         if let Poll::Ready(answer) = futures::poll!(&mut answer) {
