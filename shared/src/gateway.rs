@@ -1,6 +1,7 @@
-//! The push gateway: `POST` of a message's JSON, signed by Standard Webhooks under the message's id.
+//! The push gateway, and the operators' webhook: `POST` of a message's JSON, signed by Standard Webhooks under the
+//! message's id.
 //!
-//! Without a gateway configured, messages go to the log alone, which says so. What is tried again, and when, is the
+//! Without one configured, messages go to the log alone, which says so. What is tried again, and when, is the
 //! [outbox](crate::outbox)'s to know.
 
 use std::{
@@ -15,11 +16,13 @@ use spin_sdk::wasip3::random::random;
 
 use crate::{
     clock,
+    config::variable,
     http::{ANSWER_TIMEOUT, CONNECT_TIMEOUT, SendError, send},
     id::Id,
     log::{EntryPath, Line},
+    message::Role,
     outbox::{Answer, Attempted, Courier},
-    problem::Fault,
+    problem::{Fault, Problem},
     signature::Secret,
 };
 
@@ -32,11 +35,11 @@ struct Endpoint {
 }
 
 impl Gateway {
-    /// Reads the values of `push_gateway`, `push_gateway_path` and `push_gateway_secret`.
+    /// Reads the values of the variables `name`, `<name>_path` and `<name>_secret`.
     ///
     /// # Errors
     /// Every fault of the three. An empty origin is none: it means that there is no gateway.
-    pub fn new(origin: &str, path: &str, secret: &str) -> Result<Self, Vec<Fault>> {
+    pub fn new(name: &str, origin: &str, path: &str, secret: &str) -> Result<Self, Vec<Fault>> {
         let origin = origin.trim();
         if origin.is_empty() {
             return Ok(Self(None));
@@ -54,16 +57,16 @@ impl Gateway {
             scheme && bare && named && port
         });
         if !is_origin {
-            faults.push(Fault::at("/variables/push_gateway", "must be an origin such as https://push.example.org"));
+            faults.push(Fault::at(format!("/variables/{name}"), "must be an origin such as https://push.example.org"));
         }
         if !path.starts_with('/') {
-            faults.push(Fault::at("/variables/push_gateway_path", "must start with /"));
+            faults.push(Fault::at(format!("/variables/{name}_path"), "must start with /"));
         }
         let secret = Secret::parse(secret)
-            .map_err(|error| faults.push(Fault::at("/variables/push_gateway_secret", error.to_string())));
+            .map_err(|error| faults.push(Fault::at(format!("/variables/{name}_secret"), error.to_string())));
         let uri = format!("{base}{path}")
             .parse()
-            .map_err(|error| faults.push(Fault::at("/variables/push_gateway", format!("is no URL: {error}"))));
+            .map_err(|error| faults.push(Fault::at(format!("/variables/{name}"), format!("is no URL: {error}"))));
         match (secret, uri) {
             (Ok(secret), Ok(uri)) if faults.is_empty() => Ok(Self(Some(Endpoint { uri, secret }))),
             _ => Err(faults),
@@ -113,10 +116,38 @@ fn retry_after_ms(value: &str, now_ms: i64) -> Option<i64> {
     Some((at_ms - now_ms).max(0))
 }
 
-/// The gateway as the outbox meets it, on one entry path.
+/// Where messages go: people's to the push gateway, operators' to their webhook.
+pub struct Gateways {
+    /// Of `push_gateway`.
+    pub people: Gateway,
+    /// Of `operators_webhook`.
+    pub operators: Gateway,
+}
+
+impl Gateways {
+    /// By the variables of the component.
+    ///
+    /// # Errors
+    /// Every fault of them; the outer error if the manifest does not give one.
+    pub async fn load() -> Result<Result<Self, Vec<Fault>>, Problem> {
+        let people = Self::one("push_gateway").await?;
+        let operators = Self::one("operators_webhook").await?;
+        Ok(match (people, operators) {
+            (Ok(people), Ok(operators)) => Ok(Self { people, operators }),
+            (people, operators) => Err([people.err(), operators.err()].into_iter().flatten().flatten().collect()),
+        })
+    }
+
+    async fn one(name: &str) -> Result<Result<Gateway, Vec<Fault>>, Problem> {
+        let (path, secret) = (format!("{name}_path"), format!("{name}_secret"));
+        Ok(Gateway::new(name, &variable(name).await?, &variable(&path).await?, &variable(&secret).await?))
+    }
+}
+
+/// The gateways as the outbox meets them, on one entry path.
 pub struct Deliveries<'a> {
     /// Where messages go.
-    pub gateway: &'a Gateway,
+    pub gateways: &'a Gateways,
     /// How what is delivered came in.
     pub path: EntryPath,
     /// Of the component.
@@ -124,8 +155,10 @@ pub struct Deliveries<'a> {
 }
 
 impl Courier for Deliveries<'_> {
-    async fn post(&self, id: &str, body: String, within: Duration) -> Answer {
-        self.gateway.post(id, body, within).await
+    async fn post(&self, id: &str, recipient: &str, body: String, within: Duration) -> Answer {
+        let operators = recipient.starts_with(Role::Operator.as_str());
+        let gateway = if operators { &self.gateways.operators } else { &self.gateways.people };
+        gateway.post(id, body, within).await
     }
 
     fn now_ms(&self) -> i64 {
@@ -147,11 +180,11 @@ impl Courier for Deliveries<'_> {
     }
 
     fn alarm(&self, reason: &str) {
-        let detail = format!("{reason}: push_gateway_secret is not the gateway's; messages wait until it is");
+        let detail = format!("{reason}: the secret here is not the gateway's; messages wait until it is");
         Line {
             known_as: (),
             what: "alarm",
-            key: "push_gateway_secret",
+            key: "gateway_secret",
             outcome: "misconfigured",
             detail: Some(&detail),
             took: Duration::ZERO,
@@ -180,6 +213,7 @@ impl Serialize for KnownAs<'_> {
         let who = match attempted.recipient.split(':').next() {
             Some("nurse") => "nurseId",
             Some("doctor") => "doctorId",
+            Some("operator") => "operatorId",
             _ => "userId",
         };
         let mut map = serializer.serialize_map(None)?;
@@ -205,7 +239,7 @@ mod tests {
 
     #[test]
     fn an_empty_origin_is_no_gateway() {
-        assert!(Gateway::new("", "", "").unwrap().0.is_none());
+        assert!(Gateway::new("push_gateway", "", "", "").unwrap().0.is_none());
     }
 
     #[test]
@@ -220,7 +254,7 @@ mod tests {
     #[test]
     fn every_fault_of_a_gateway_is_named() {
         let pointers = |origin, path, secret| {
-            let faults = Gateway::new(origin, path, secret).err().unwrap_or_default();
+            let faults = Gateway::new("push_gateway", origin, path, secret).err().unwrap_or_default();
             faults.into_iter().map(|fault| fault.pointer).collect::<Vec<_>>()
         };
         assert!(pointers("https://push.example.org", "/messages", SECRET).is_empty());

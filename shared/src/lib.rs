@@ -5,7 +5,8 @@
 //! - [`config`]: the application's variables, read once per instance;
 //! - [`db`]: the one door to SQL, with migrations;
 //! - [`digest`]: what a thing is known by;
-//! - [`gateway`]: hands a message to the push gateway, signed;
+//! - [`fields`]: a JSON object, with every fault of it;
+//! - [`gateway`]: hands a message to the push gateway or the operators, signed;
 //! - [`http`]: bodies within limits, requests with deadlines;
 //! - [`id`]: identifiers that are safe everywhere;
 //! - [`json`]: strict JSON: duplicate keys, depth and size are faults;
@@ -25,6 +26,7 @@ pub mod clock;
 pub mod config;
 pub mod db;
 pub mod digest;
+pub mod fields;
 pub mod gateway;
 pub mod http;
 pub mod id;

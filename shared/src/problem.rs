@@ -45,6 +45,12 @@ pub enum Kind {
     MethodNotAllowed,
     /// 409: the same key with other content.
     Conflict,
+    /// 409: what is asked does not fit the state that the thing is in.
+    WrongState,
+    /// 403: an operator has switched it off.
+    SwitchedOff,
+    /// 415: a body of a kind that the route does not read.
+    UnsupportedMedia,
     /// 413: a body over its limit.
     TooLarge,
     /// 503: the deployment's own variables are wrong; an operator must act.
@@ -66,6 +72,11 @@ impl Kind {
                 ("method-not-allowed", StatusCode::METHOD_NOT_ALLOWED, "The route knows no such method")
             }
             Self::Conflict => ("conflict", StatusCode::CONFLICT, "The key is taken by other content"),
+            Self::WrongState => ("wrong-state", StatusCode::CONFLICT, "The present state does not allow it"),
+            Self::SwitchedOff => ("switched-off", StatusCode::FORBIDDEN, "An operator has switched it off"),
+            Self::UnsupportedMedia => {
+                ("unsupported-media", StatusCode::UNSUPPORTED_MEDIA_TYPE, "The route reads other kinds of bodies")
+            }
             Self::TooLarge => ("too-large", StatusCode::PAYLOAD_TOO_LARGE, "The body is over its limit"),
             Self::Misconfigured => {
                 ("misconfigured", StatusCode::SERVICE_UNAVAILABLE, "The deployment's configuration is wrong")

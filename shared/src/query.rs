@@ -1,11 +1,34 @@
 //! A request's query: parameters read by name, every fault of them named together.
 
 use axum::http::Uri;
+use serde::Serialize;
 
 use crate::{
     clock,
     problem::{Fault, Problem, escaped},
 };
+
+/// Items on a page, if the caller does not say, and at most.
+pub const PAGE: (usize, usize) = (50, 500);
+
+/// A page of a list.
+#[derive(Debug, Serialize)]
+pub struct Page<T> {
+    /// What is on it.
+    pub items: Vec<T>,
+    /// What to ask the next page with; `null` on the last.
+    pub next_cursor: Option<String>,
+}
+
+impl<T> Page<T> {
+    /// Of rows of which one more than `limit` was asked for, to know whether there are more; `place` is a row's cursor.
+    pub fn of<C: ToString>(mut items: Vec<T>, limit: usize, place: impl Fn(&T) -> C) -> Self {
+        let more = items.len() > limit;
+        items.truncate(limit);
+        let next_cursor = items.last().filter(|_| more).map(|last| place(last).to_string());
+        Self { items, next_cursor }
+    }
+}
 
 /// The parameters of one request.
 #[derive(Debug)]
@@ -54,6 +77,12 @@ impl Query {
     pub fn limit(&mut self, default: usize, max: usize) -> usize {
         let parse = |text: &str| text.parse().ok().filter(|limit| (1..=max).contains(limit));
         self.parsed("limit", &format!("must be a number from 1 to {max}"), parse).unwrap_or(default)
+    }
+
+    /// The page that is asked for: the `cursor`, which is a row's number, and the `limit`.
+    pub fn page(&mut self) -> (Option<i64>, usize) {
+        let cursor = self.parsed("cursor", "must be a `next_cursor` of this list", |text| text.parse().ok());
+        (cursor, self.limit(PAGE.0, PAGE.1))
     }
 
     fn fault(&mut self, name: &str, detail: &str) {

@@ -4,7 +4,7 @@ use shared::{
     auth::Tokens,
     config::{Lazy, misconfigured, variable},
     db::{self, Db},
-    gateway::Gateway,
+    gateway::Gateways,
     message::Accounts,
     outbox,
     problem::{Fault, Problem},
@@ -15,7 +15,7 @@ use crate::{format::Formatter, intake::FUNCTION, mapping::OrderMapping, store};
 /// All that both triggers need.
 pub(crate) struct Config {
     pub(crate) formatter: Formatter,
-    pub(crate) gateway: Gateway,
+    pub(crate) gateways: Gateways,
     pub(crate) stream: Stream,
 }
 
@@ -79,23 +79,19 @@ async fn load() -> Result<Config, Problem> {
         app_link: variable("app_link").await?,
     }
     .check();
-    let gateway = Gateway::new(
-        &variable("push_gateway").await?,
-        &variable("push_gateway_path").await?,
-        &variable("push_gateway_secret").await?,
-    );
+    let gateways = Gateways::load().await?;
     let stream = Stream {
         url: variable("redis_url").await?,
         name: variable("orders_stream").await?,
         field: variable("orders_stream_field").await?,
     }
     .check();
-    match (mapping, accounts, gateway, stream) {
-        (Ok(mapping), Ok(accounts), Ok(gateway), Ok(stream)) => {
-            Ok(Config { formatter: Formatter { mapping, accounts }, gateway, stream })
+    match (mapping, accounts, gateways, stream) {
+        (Ok(mapping), Ok(accounts), Ok(gateways), Ok(stream)) => {
+            Ok(Config { formatter: Formatter { mapping, accounts }, gateways, stream })
         }
-        (mapping, accounts, gateway, stream) => {
-            let faults = [mapping.err(), accounts.err(), gateway.err(), stream.err()];
+        (mapping, accounts, gateways, stream) => {
+            let faults = [mapping.err(), accounts.err(), gateways.err(), stream.err()];
             Err(misconfigured(faults.into_iter().flatten().flatten().collect()))
         }
     }

@@ -56,7 +56,7 @@ fn rung(payload: &[u8]) -> Option<bool> {
 
 async fn from_stream() -> Result<(), Problem> {
     let config = config().await?;
-    let courier = Deliveries { gateway: &config.gateway, path: EntryPath::Stream, version: VERSION };
+    let courier = Deliveries { gateways: &config.gateways, path: EntryPath::Stream, version: VERSION };
     let intake = Intake { formatter: &config.formatter, db: db().await?, courier: &courier, path: EntryPath::Stream };
     let started = Instant::now();
     let source = RedisStream::outbound(&config.stream.url, &config.stream.name, FUNCTION);
@@ -70,7 +70,7 @@ async fn from_stream() -> Result<(), Problem> {
 
 async fn from_channel(payload: &[u8]) -> Result<(), Problem> {
     let config = config().await?;
-    let courier = Deliveries { gateway: &config.gateway, path: EntryPath::Redis, version: VERSION };
+    let courier = Deliveries { gateways: &config.gateways, path: EntryPath::Redis, version: VERSION };
     let intake = Intake { formatter: &config.formatter, db: db().await?, courier: &courier, path: EntryPath::Redis };
     let mut ids = Vec::new();
     for batch in batches(config, payload) {

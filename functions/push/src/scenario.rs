@@ -594,7 +594,7 @@ pub(crate) mod tests {
                             assert_eq!(payload.pointer(alert).unwrap(), scenario.text.body);
                         }
                     }
-                    Channel::Wechat | Channel::MiniProgram => {
+                    Channel::Wechat | Channel::MiniProgram | Channel::Webhook => {
                         let data = &payload["data"];
                         let thing = data["thing1"]["value"].as_str().unwrap();
                         assert!(chars(&data["thing1"]) <= 20, "{} {thing}", scenario.key);

@@ -164,7 +164,7 @@ impl Engine for Pointed {
 struct Gateway(Shared);
 
 impl Courier for Gateway {
-    async fn post(&self, id: &str, body: String, within: Duration) -> Answer {
+    async fn post(&self, id: &str, _: &str, body: String, within: Duration) -> Answer {
         switch().await;
         point(&self.0).await;
         let answer = {

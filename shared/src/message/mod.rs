@@ -23,6 +23,8 @@ pub enum Role {
     Nurse,
     /// 医生.
     Doctor,
+    /// 运营: not a person but the team, by its webhook.
+    Operator,
 }
 
 impl Role {
@@ -32,6 +34,7 @@ impl Role {
             Self::Patient => "patient",
             Self::Nurse => "nurse",
             Self::Doctor => "doctor",
+            Self::Operator => "operator",
         }
     }
 }
@@ -85,10 +88,12 @@ pub enum Channel {
     MiniProgram,
     /// The mobile app, by JPush.
     App,
+    /// The operators' webhook.
+    Webhook,
 }
 
 impl Channel {
-    /// All of them.
+    /// Those that reach a person.
     pub const ALL: [Self; 3] = [Self::Wechat, Self::MiniProgram, Self::App];
 
     /// Reads a channel's name.
@@ -102,6 +107,7 @@ impl Channel {
             Self::Wechat => "wechat",
             Self::MiniProgram => "mini_program",
             Self::App => "app",
+            Self::Webhook => "webhook",
         }
     }
 }
@@ -200,6 +206,8 @@ pub enum Payload {
     MiniProgram(mini_program::SubscribeMessage),
     /// Of the app.
     App(app::Push),
+    /// For operators: what the matter is.
+    Webhook(serde_json::Value),
 }
 
 /// What the operator set for the channels' accounts.
@@ -256,6 +264,7 @@ impl Accounts {
             Channel::Wechat => &self.wechat_link,
             Channel::MiniProgram => &self.mini_program_page,
             Channel::App => &self.app_link,
+            Channel::Webhook => return None,
         };
         (!template.is_empty()).then(|| template.replace("{order_id}", order_id.as_str()))
     }
@@ -269,6 +278,7 @@ impl Message {
             Channel::Wechat => Payload::Wechat(wechat::payload(&notice, accounts, link.as_deref())),
             Channel::MiniProgram => Payload::MiniProgram(mini_program::payload(&notice, accounts, link.as_deref())),
             Channel::App => Payload::App(app::payload(&notice, link.as_deref())),
+            Channel::Webhook => Payload::Webhook(serde_json::Value::Null),
         };
         Self {
             id: message_id(&notice.event_id, notice.scenario, &notice.recipient),
@@ -285,6 +295,48 @@ impl Message {
             label: notice.label,
             event_id: notice.event_id,
             occurred_at_ms: notice.occurred_at_ms,
+        }
+    }
+}
+
+/// Something that operators must look at.
+#[derive(Clone, Debug)]
+pub struct Alert {
+    /// The identity of this matter, this time.
+    pub event_id: Id,
+    /// The scenario's key.
+    pub scenario: &'static str,
+    /// Its Chinese name.
+    pub label: &'static str,
+    /// What it is about.
+    pub subject: Id,
+    /// In which words.
+    pub text: Text,
+    /// When it was found, Unix ms.
+    pub occurred_at_ms: i64,
+    /// What the matter is, as the webhook's payload.
+    pub details: serde_json::Value,
+}
+
+impl Message {
+    /// What the operators' webhook gets for `alert`.
+    pub fn to_operators(alert: Alert) -> Self {
+        let recipient = Recipient { role: Role::Operator, id: None, audience: Some("all"), address: None };
+        Self {
+            id: message_id(&alert.event_id, alert.scenario, &recipient),
+            scenario: alert.scenario,
+            order_id: alert.subject,
+            recipient,
+            channel: Channel::Webhook,
+            title: alert.text.title,
+            body: alert.text.body,
+            link: None,
+            nurse: None,
+            occurred_at: clock::rfc3339(alert.occurred_at_ms),
+            payload: Payload::Webhook(alert.details),
+            label: alert.label,
+            event_id: alert.event_id,
+            occurred_at_ms: alert.occurred_at_ms,
         }
     }
 }

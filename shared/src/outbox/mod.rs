@@ -89,8 +89,8 @@ pub struct Attempted<'a> {
 
 /// The outside, as the outbox needs it. A simulation is another one.
 pub trait Courier: Send + Sync {
-    /// Posts `body` to the gateway under `id`, and gives up after `within`.
-    fn post(&self, id: &str, body: String, within: Duration) -> impl Future<Output = Answer> + Send;
+    /// Posts `body` to the gateway of `recipient` (`patient:98`) under `id`, and gives up after `within`.
+    fn post(&self, id: &str, recipient: &str, body: String, within: Duration) -> impl Future<Output = Answer> + Send;
     /// Unix milliseconds.
     fn now_ms(&self) -> i64;
     /// Writes a line for operators.
@@ -383,7 +383,8 @@ async fn post(courier: &impl Courier, mut row: Leased, until_ms: i64) -> Ended {
     let began_at_ms = courier.now_ms();
     let left = Duration::from_millis(u64::try_from(until_ms - began_at_ms).unwrap_or_default());
     let patience = courier.patience();
-    let mut answer = courier.post(&row.id, std::mem::take(&mut row.body), left.min(patience)).await;
+    let body = std::mem::take(&mut row.body);
+    let mut answer = courier.post(&row.id, &row.recipient, body, left.min(patience)).await;
     let ended_at_ms = courier.now_ms();
     if left < patience && ended_at_ms >= until_ms && matches!(answer, Answer::Unreachable(_)) {
         answer = Answer::CutShort;
@@ -395,7 +396,7 @@ async fn post(courier: &impl Courier, mut row: Leased, until_ms: i64) -> Ended {
 fn reason(answer: &Answer) -> Option<String> {
     match answer {
         Answer::Accepted => None,
-        Answer::NoGateway => Some("no push_gateway is configured".into()),
+        Answer::NoGateway => Some("no gateway is configured".into()),
         Answer::Refused { status, .. } => Some(format!("the gateway answered {status}")),
         Answer::Unreachable(reason) => Some(reason.clone()),
         Answer::CutShort => Some("the gateway did not answer within the time that this call had left".into()),

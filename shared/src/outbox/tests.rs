@@ -65,7 +65,7 @@ impl World {
 }
 
 impl Courier for World {
-    async fn post(&self, id: &str, body: String, _: Duration) -> Answer {
+    async fn post(&self, id: &str, _: &str, body: String, _: Duration) -> Answer {
         assert!(body.contains(id));
         self.pass(self.post_ms.load(Ordering::Relaxed));
         self.got.lock().unwrap().push(id.to_owned());

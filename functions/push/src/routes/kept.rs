@@ -8,16 +8,10 @@ use shared::{
     http::{JSON_LIMIT, read_whole},
     json,
     problem::{Fault, Kind, Problem},
-    query::Query,
+    query::{Page, Query},
 };
 
-use super::{
-    allowed,
-    events::SPEND_MS,
-    intake,
-    messages::{Page, page},
-    not_found,
-};
+use super::{allowed, events::SPEND_MS, intake, not_found};
 use crate::{
     config::db,
     format::{Answer, Formatted, Outcome},
@@ -35,7 +29,7 @@ pub(super) async fn list(request: Request) -> Result<Json<Page<Entry>>, Problem>
         resolved: query.parsed("resolved", "must be true or false", |text| text.parse().ok()),
         cursor: None,
     };
-    let (cursor, limit) = page(&mut query);
+    let (cursor, limit) = query.page();
     query.finish()?;
     let events = store::list(db().await?, &Filter { cursor, ..filter }, limit + 1).await?;
     Ok(Json(Page::of(events, limit, |event| event.seq)))

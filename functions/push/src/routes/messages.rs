@@ -7,40 +7,14 @@ use shared::{
     clock,
     outbox::ledger::{self, Entry, Filter, State, Stats, Whole},
     problem::{Kind, Problem},
-    query::Query,
+    query::{Page, Query},
 };
 
 use super::{allowed, not_found};
 use crate::{config::db, store};
 
-/// Messages on a page, if the caller does not say, and at most.
-const PAGE: (usize, usize) = (50, 500);
 /// Messages that one statement makes due again.
 const RETRIED: i64 = 1_000;
-
-/// A page of a list.
-#[derive(Serialize)]
-pub(super) struct Page<T> {
-    pub(super) items: Vec<T>,
-    /// What to ask the next page with; `null` on the last.
-    pub(super) next_cursor: Option<String>,
-}
-
-impl<T> Page<T> {
-    /// Of rows of which one more than `limit` was asked for, to know whether there are more.
-    pub(super) fn of(mut items: Vec<T>, limit: usize, place: impl Fn(&T) -> i64) -> Self {
-        let more = items.len() > limit;
-        items.truncate(limit);
-        let next_cursor = items.last().filter(|_| more).map(|last| place(last).to_string());
-        Self { items, next_cursor }
-    }
-}
-
-/// The page that is asked for: its cursor and its length.
-pub(super) fn page(query: &mut Query) -> (Option<i64>, usize) {
-    let cursor = query.parsed("cursor", "must be a `next_cursor` of this list", |text| text.parse().ok());
-    (cursor, query.limit(PAGE.0, PAGE.1))
-}
 
 pub(super) async fn list(request: Request) -> Result<Json<Page<Entry>>, Problem> {
     allowed(Role::Service, request.headers()).await?;
@@ -55,7 +29,7 @@ pub(super) async fn list(request: Request) -> Result<Json<Page<Entry>>, Problem>
         to_ms: query.instant("to"),
         cursor: None,
     };
-    let (cursor, limit) = page(&mut query);
+    let (cursor, limit) = query.page();
     query.finish()?;
     let messages = ledger::list(db().await?, &Filter { cursor, ..filter }, limit + 1).await?;
     Ok(Json(Page::of(messages, limit, |message| message.seq)))

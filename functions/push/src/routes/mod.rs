@@ -57,7 +57,8 @@ async fn allowed(role: Role, headers: &HeaderMap) -> Result<&'static Config, Pro
 /// The gateway as HTTP calls meet it.
 async fn courier() -> Result<&'static Deliveries<'static>, Problem> {
     static COURIER: Lazy<Deliveries<'static>> = Lazy::new();
-    let make = async { Ok(Deliveries { gateway: &config().await?.gateway, path: EntryPath::Http, version: VERSION }) };
+    let make =
+        async { Ok(Deliveries { gateways: &config().await?.gateways, path: EntryPath::Http, version: VERSION }) };
     COURIER.get_or_try_init(make).await
 }
 
