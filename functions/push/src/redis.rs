@@ -13,7 +13,7 @@ use shared::{
     ndjson::Splitter,
     outbox::Whose,
     problem::{Fault, Problem},
-    stream::RedisStream,
+    stream::{RedisStream, rung},
 };
 
 use crate::{
@@ -43,15 +43,6 @@ pub(crate) async fn heard(payload: &[u8]) -> Result<(), Problem> {
 fn lost(problem: &Problem, path: EntryPath) {
     let why = [problem.detail(), &sentence(problem.errors())].join(": ");
     log("-", "failed", Some(why.trim_end_matches(": ")), Duration::ZERO, path);
-}
-
-/// Whether a payload is a keyspace notification, and one of an added entry: the name of a command, which no event
-/// is. Others ring too: `xgroup-create`, `xtrim`, `del`, `expire`.
-fn rung(payload: &[u8]) -> Option<bool> {
-    let word = (2..=32).contains(&payload.len())
-        && payload.iter().all(|byte| byte.is_ascii_lowercase() || matches!(byte, b'-' | b'_'));
-    let json = matches!(payload, b"null" | b"true" | b"false");
-    (word && !json).then_some(payload == b"xadd")
 }
 
 async fn from_stream() -> Result<(), Problem> {
@@ -131,20 +122,4 @@ fn batches(config: &Config, payload: &[u8]) -> Vec<Batch> {
         Err(fault) => batches.next().add_unreadable(fault, payload),
     }
     batches.all()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_an_added_entry_rings() {
-        assert_eq!(rung(b"xadd"), Some(true));
-        for other in ["xtrim", "xgroup-create", "xgroup-createconsumer", "del", "expire", "rename_from"] {
-            assert_eq!(rung(other.as_bytes()), Some(false), "{other}");
-        }
-        for event in ["{}", "null", "[1]", "", "7", "{\"a\":1}\n{\"a\":2}"] {
-            assert_eq!(rung(event.as_bytes()), None, "{event}");
-        }
-    }
 }

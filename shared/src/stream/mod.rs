@@ -181,5 +181,14 @@ where
     }
 }
 
+/// Whether a payload is a keyspace notification, and one of an added entry: the name of a command, which no event
+/// is. Others ring too: `xgroup-create`, `xtrim`, `del`, `expire`.
+pub fn rung(payload: &[u8]) -> Option<bool> {
+    let word = (2..=32).contains(&payload.len())
+        && payload.iter().all(|byte| byte.is_ascii_lowercase() || matches!(byte, b'-' | b'_'));
+    let json = matches!(payload, b"null" | b"true" | b"false");
+    (word && !json).then_some(payload == b"xadd")
+}
+
 #[cfg(test)]
 mod tests;

@@ -255,3 +255,14 @@ async fn a_second_drain_ends_at_once() {
     let busy = drain(&server.drain("b").await, 2, || true, async |_| Ok::<_, ()>(Vec::new())).await.unwrap();
     assert!(busy.busy && busy.read == 0);
 }
+
+#[test]
+fn only_an_added_entry_rings() {
+    assert_eq!(rung(b"xadd"), Some(true));
+    for other in ["xtrim", "xgroup-create", "xgroup-createconsumer", "del", "expire", "rename_from"] {
+        assert_eq!(rung(other.as_bytes()), Some(false), "{other}");
+    }
+    for event in ["{}", "null", "[1]", "", "7", "{\"a\":1}\n{\"a\":2}"] {
+        assert_eq!(rung(event.as_bytes()), None, "{event}");
+    }
+}

@@ -1,0 +1,137 @@
+//! What the operator set for `rewards`, read once per instance.
+
+use shared::{
+    auth::Tokens,
+    config::{Lazy, misconfigured, variable},
+    db::{self, Db},
+    gateway::{Deliveries, Gateways},
+    log::EntryPath,
+    message::Accounts,
+    outbox,
+    problem::{Fault, Problem},
+};
+
+use crate::{
+    rewards::{FUNCTION, Rewards},
+    store,
+    vault::Vault,
+};
+
+/// The component's version.
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// All that both triggers need.
+pub(crate) struct Config {
+    pub(crate) accounts: Accounts,
+    pub(crate) gateways: Gateways,
+    pub(crate) stream: Stream,
+    pub(crate) stock_threshold: i64,
+}
+
+/// The stream that account systems write to.
+pub(crate) struct Stream {
+    /// The Redis server's.
+    pub(crate) url: String,
+    pub(crate) name: String,
+    /// The entry's field that has the event.
+    pub(crate) field: String,
+}
+
+static CONFIG: Lazy<Config> = Lazy::new();
+static TOKENS: Lazy<Tokens> = Lazy::new();
+static VAULT: Lazy<Vault> = Lazy::new();
+static DB: Lazy<Db> = Lazy::new();
+
+/// The database, with this function's tables and the outbox's.
+///
+/// # Errors
+/// 503 while it is busy; the next call tries again.
+pub(crate) async fn db() -> Result<&'static Db, Problem> {
+    let owners = [("outbox", outbox::MIGRATIONS), (FUNCTION, store::MIGRATIONS)];
+    Ok(DB.get_or_try_init(db::spin::open(&owners)).await?)
+}
+
+/// The configuration.
+///
+/// # Errors
+/// 503 with every fault of every variable.
+pub(crate) async fn config() -> Result<&'static Config, Problem> {
+    CONFIG.get_or_try_init(load()).await
+}
+
+/// The tokens that HTTP accepts. The Redis component is not given them.
+///
+/// # Errors
+/// 503 if the manifest does not give the variables.
+pub(crate) async fn tokens() -> Result<&'static Tokens, Problem> {
+    TOKENS
+        .get_or_try_init(async { Ok(Tokens::new(&variable("api_token").await?, &variable("admin_token").await?)) })
+        .await
+}
+
+/// The keys of card secrets, which the Redis component is not given.
+///
+/// # Errors
+/// 503 if there is none, or with every fault of `card_key`.
+pub(crate) async fn vault() -> Result<&'static Vault, Problem> {
+    let make = async {
+        let vault = Vault::parse(&variable("card_key").await?).map_err(misconfigured)?;
+        if vault.seals() {
+            return Ok(vault);
+        }
+        Err(misconfigured(vec![Fault::at("/variables/card_key", "is empty: cards can be neither kept nor shown")]))
+    };
+    VAULT.get_or_try_init(make).await
+}
+
+/// A campaign's work, for a call that came in by the path of `courier`.
+pub(crate) async fn rewards<'a>(courier: &'a Deliveries<'static>) -> Result<Rewards<'a, Deliveries<'static>>, Problem> {
+    let config = config().await?;
+    Ok(Rewards {
+        db: db().await?,
+        courier,
+        accounts: &config.accounts,
+        stock_threshold: config.stock_threshold,
+        path: courier.path,
+    })
+}
+
+/// The gateways, as a call that came in by `path` meets them.
+pub(crate) async fn courier(path: EntryPath) -> Result<Deliveries<'static>, Problem> {
+    Ok(Deliveries { gateways: &config().await?.gateways, path, version: VERSION })
+}
+
+async fn load() -> Result<Config, Problem> {
+    let accounts = Accounts {
+        wechat_template_id: variable("wechat_template_id").await?,
+        wechat_link: variable("wechat_link").await?,
+        mini_program_template_id: variable("mini_program_template_id").await?,
+        mini_program_page: variable("mini_program_page").await?,
+        app_link: variable("app_link").await?,
+    }
+    .check();
+    let gateways = Gateways::load().await?;
+    let stream = Stream {
+        url: variable("redis_url").await?,
+        name: variable("accounts_stream").await?,
+        field: variable("accounts_stream_field").await?,
+    };
+    let names = [("accounts_stream", &stream.name), ("accounts_stream_field", &stream.field)];
+    let empty = names.iter().filter(|(_, value)| value.trim().is_empty());
+    let mut faults: Vec<Fault> =
+        empty.map(|(name, _)| Fault::at(format!("/variables/{name}"), "must not be empty")).collect();
+    let threshold = variable("stock_threshold").await?;
+    let stock_threshold = threshold.trim().parse().ok().filter(|threshold| (0..=1_000_000).contains(threshold));
+    if stock_threshold.is_none() {
+        faults.push(Fault::at("/variables/stock_threshold", "must be a number from 0 to 1000000"));
+    }
+    match (accounts, gateways, stock_threshold) {
+        (Ok(accounts), Ok(gateways), Some(stock_threshold)) if faults.is_empty() => {
+            Ok(Config { accounts, gateways, stream, stock_threshold })
+        }
+        (accounts, gateways, _) => {
+            faults.extend([accounts.err(), gateways.err()].into_iter().flatten().flatten());
+            Err(misconfigured(faults))
+        }
+    }
+}

@@ -1,0 +1,821 @@
+//! Random campaigns on a real SQLite: two workers that are cut off at any statement, calls that are repeated and
+//! reordered, settlements that overlap, an empty pool, recalls and imports in between. A run is decided by its seed
+//! alone, so that a failing one replays: `SIMULATION_SEED=7 cargo test -p rewards simulation`.
+//!
+//! At the end every call is repeated and the books are checked, by the audit and against a model that knows nothing of
+//! statements, keys or claims: what was recorded, and what that is worth.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard},
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use futures::future::BoxFuture;
+use shared::{
+    db::{Db, DbError, Engine, Row, Value, migration::migrate, native::Native},
+    id::Id,
+    log::EntryPath,
+    message::{Accounts, Channel},
+    outbox::{self, Answer, Attempted, Courier, Whose},
+};
+
+use crate::{
+    activity::{Change, NewActivity, Terms, TermsChange},
+    audit::{Audit, Line, over_issued},
+    event::{Invitation, Joining, PointsEvent, Registration},
+    period::{Period, Weekday},
+    rewards::{FUNCTION, Rewards},
+    store::{self, activities, cards, claims, events},
+};
+
+/// 2020-09-15, a Tuesday, in Shanghai.
+const START: i64 = 1_600_099_200_000;
+const HOUR: i64 = 3_600_000;
+const DAY: i64 = 24 * HOUR;
+const END: i64 = START + 28 * DAY;
+const ACTIVITY: &str = "autumn";
+const TERMS: Terms = Terms {
+    invite_card_fen: 2_000,
+    invite_points: 20,
+    settlement_points: 1_000,
+    settlement_cards: 5,
+    settlement_card_fen: 2_000,
+};
+/// Polls of either worker before everything works again.
+const STEPS: usize = 700;
+const CALLS: usize = 36;
+
+/// SplitMix64: small, and the same everywhere.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, n: usize) -> usize {
+        usize::try_from(self.roll() % n as u64).unwrap()
+    }
+
+    fn between(&mut self, from: i64, to: i64) -> i64 {
+        from + i64::try_from(self.roll() % u64::try_from(to - from).unwrap()).unwrap()
+    }
+
+    fn happens(&mut self, per_mille: u64) -> bool {
+        self.roll() % 1000 < per_mille
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Faults {
+    Random,
+    /// The worker is cut off at this point of the run, counted from 0, and nothing else happens.
+    CutOffAt(usize),
+    None,
+}
+
+struct World {
+    dice: Dice,
+    faults: Faults,
+    /// Points passed: before and after each statement.
+    points: usize,
+    now_ms: i64,
+    cut_off: bool,
+    tokens: u64,
+    /// Whom a recall was asked for.
+    recalled: BTreeSet<String>,
+}
+
+type Shared = Arc<Mutex<World>>;
+
+fn lock(world: &Shared) -> MutexGuard<'_, World> {
+    world.lock().unwrap()
+}
+
+/// Another worker may come in between.
+async fn switch() {
+    let mut switched = false;
+    std::future::poll_fn(|context| {
+        context.waker().wake_by_ref();
+        if std::mem::replace(&mut switched, true) { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+}
+
+/// A point at which the worker may be cut off, for good.
+async fn point(world: &Shared) {
+    let cut_off = {
+        let mut world = lock(world);
+        let here = world.points;
+        world.points += 1;
+        world.cut_off = match world.faults {
+            Faults::Random => world.dice.happens(12),
+            Faults::CutOffAt(point) => point == here,
+            Faults::None => false,
+        };
+        world.cut_off
+    };
+    if cut_off {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// SQLite, with points around every statement.
+struct Pointed {
+    db: Db,
+    world: Shared,
+}
+
+impl Engine for Pointed {
+    fn run<'a>(&'a self, sql: &'a str, values: Vec<Value>) -> BoxFuture<'a, Result<Vec<Row>, DbError>> {
+        Box::pin(async move {
+            switch().await;
+            point(&self.world).await;
+            let busy = {
+                let mut world = lock(&self.world);
+                matches!(world.faults, Faults::Random) && world.dice.happens(10)
+            };
+            if busy {
+                return Err(DbError::Busy);
+            }
+            let result = self.db.query(sql, values).await;
+            point(&self.world).await;
+            result
+        })
+    }
+}
+
+struct Gateway(Shared);
+
+impl Courier for Gateway {
+    async fn post(&self, _: &str, _: &str, _: String, _: Duration) -> Answer {
+        Answer::Accepted
+    }
+
+    fn now_ms(&self) -> i64 {
+        lock(&self.0).now_ms
+    }
+
+    fn log(&self, _: &Attempted<'_>) {}
+
+    fn alarm(&self, _: &str) {}
+
+    fn patience(&self) -> Duration {
+        Duration::from_secs(7)
+    }
+
+    fn token(&self) -> String {
+        let mut world = lock(&self.0);
+        world.tokens += 1;
+        world.tokens.to_string()
+    }
+}
+
+/// What a caller asks.
+#[derive(Clone, Debug)]
+enum Call {
+    Import(Vec<usize>),
+    Join(Joining),
+    Invite(Invitation),
+    Register(Vec<Registration>),
+    Earn(Vec<PointsEvent>),
+    Settle(Period),
+    Fulfil,
+    Void(Id),
+    /// Of the claim with this number among all there are.
+    Activate(usize),
+    Recall(usize),
+    RecallOver,
+    Register1(bool),
+    Terms(TermsChange),
+    Deliver,
+}
+
+impl Call {
+    /// Whether repeating it at the end, when all has happened, is a repetition.
+    fn is_fact(&self) -> bool {
+        !matches!(self, Self::Activate(_) | Self::Recall(_) | Self::Register1(_) | Self::Terms(_))
+    }
+}
+
+fn id(text: impl AsRef<str>) -> Id {
+    Id::parse(text.as_ref()).unwrap()
+}
+
+/// A random campaign: few people and times, so that much meets.
+fn plan(dice: &mut Dice) -> Vec<Call> {
+    let mut calls = Vec::new();
+    let card_count = 10 + dice.below(60);
+    for number in 0..CALLS {
+        // Events are of the past by the time they are told: the last of a campaign are told after its end.
+        let told_ms =
+            START + DAY + (END + 8 * DAY - START) * i64::try_from(number).unwrap() / i64::try_from(CALLS).unwrap();
+        let at = |dice: &mut Dice| dice.between(START - DAY, told_ms);
+        let registration = |dice: &mut Dice, at_ms: i64| {
+            let invitee = dice.below(12);
+            // Mostly one event each; now and then another for the same person, or of another content.
+            let event = if dice.happens(100) { format!("other{}", dice.below(3)) } else { format!("e{invitee}") };
+            Registration {
+                activity_id: id(ACTIVITY),
+                event_id: id(event),
+                invitee: id(format!("f{invitee}")),
+                opened_at_ms: at_ms,
+                new_customer: !dice.happens(100),
+            }
+        };
+        calls.push(match dice.below(20) {
+            0 | 1 => Call::Import((0..1 + dice.below(30)).map(|_| dice.below(card_count)).collect()),
+            2 => Call::Join(Joining { user_id: id(format!("u{}", dice.below(4))), channel: Some(Channel::App) }),
+            3..=6 => {
+                let invited_at_ms = if dice.happens(300) { None } else { Some(at(dice) / 2 + START / 2) };
+                let (inviter, invitee) = (dice.below(4), dice.below(12));
+                Call::Invite(Invitation {
+                    inviter: id(format!("u{inviter}")),
+                    invitee: id(format!("f{invitee}")),
+                    invited_at_ms,
+                })
+            }
+            7..=10 => {
+                let count = 1 + dice.below(4);
+                Call::Register(
+                    (0..count)
+                        .map(|_| {
+                            let at_ms = at(dice);
+                            registration(dice, at_ms)
+                        })
+                        .collect(),
+                )
+            }
+            11 | 12 => {
+                let count = 1 + dice.below(3);
+                let event = |dice: &mut Dice| PointsEvent {
+                    activity_id: id(ACTIVITY),
+                    event_id: id(format!("p{}", dice.below(20))),
+                    user_id: id(format!("u{}", dice.below(4))),
+                    kind: id("learning"),
+                    points: dice.between(1, 1_500),
+                    at_ms: at(dice),
+                };
+                Call::Earn((0..count).map(|_| event(dice)).collect())
+            }
+            13 | 14 => Call::Settle(period(dice.below(5))),
+            15 => Call::Fulfil,
+            16 if dice.happens(500) => Call::Void(id(format!("f{}", dice.below(12)))),
+            16 => Call::RecallOver,
+            17 => Call::Activate(dice.below(40)),
+            18 if dice.happens(300) => Call::Recall(dice.below(40)),
+            18 => Call::Deliver,
+            _ if dice.happens(600) => Call::Register1(dice.happens(500)),
+            _ => Call::Terms(TermsChange {
+                invite_card_fen: dice.happens(500).then_some(5_000),
+                invite_points: dice.happens(500).then_some(30),
+                settlement_points: dice.happens(300).then_some(500),
+                settlement_cards: dice.happens(300).then_some(1),
+                settlement_card_fen: dice.happens(300).then_some(10_000),
+            }),
+        });
+    }
+    calls
+}
+
+fn period(number: usize) -> Period {
+    let at_ms = START + i64::try_from(number).unwrap() * 7 * DAY;
+    Period::containing(at_ms, Weekday::parse("tuesday").unwrap()).unwrap()
+}
+
+/// The worth of card `number`.
+fn worth(number: usize) -> i64 {
+    [2_000, 2_000, 2_000, 5_000, 10_000][number % 5]
+}
+
+struct Simulation {
+    world: Shared,
+    /// Past all points.
+    plain: Db,
+    db: Db,
+    calls: Vec<Call>,
+}
+
+async fn run(call: Call, db: Db, world: Shared) -> Result<(), DbError> {
+    let gateway = Gateway(Arc::clone(&world));
+    let accounts = accounts();
+    let rewards =
+        Rewards { db: &db, courier: &gateway, accounts: &accounts, stock_threshold: 5, path: EntryPath::Http };
+    let always = || true;
+    let now_ms = gateway.now_ms();
+    match call {
+        Call::Import(numbers) => {
+            let new: Vec<_> = numbers.iter().collect::<BTreeSet<_>>().into_iter().map(|number| card(*number)).collect();
+            let token = gateway.token();
+            cards::import(&db, ACTIVITY, &new, &token, now_ms).await?;
+            for fen in new.iter().map(|card| card.fen).collect::<BTreeSet<_>>() {
+                rewards.fulfil_pool(cards::Pool { activity_id: ACTIVITY, fen }, always).await?;
+            }
+        }
+        Call::Join(joining) => drop(events::join(&db, ACTIVITY, &joining, now_ms).await?),
+        Call::Invite(invitation) => {
+            events::invite(&db, ACTIVITY, &invitation, now_ms).await?;
+            rewards.grant(ACTIVITY, &[invitation.invitee.as_str()]).await?;
+        }
+        Call::Register(events) => drop(rewards.register(&events).await?),
+        Call::Earn(events) => drop(rewards.earn(&events).await?),
+        Call::Settle(period) if period.to_ms() <= now_ms => drop(rewards.settle(ACTIVITY, period, always).await?),
+        Call::Settle(_) => {}
+        Call::Fulfil => drop(rewards.fulfil(ACTIVITY, always).await?),
+        Call::Void(invitee) => drop(rewards.void(ACTIVITY, invitee.as_str(), "false").await?),
+        Call::Activate(number) => {
+            if let Some(claim) = numbered(&db, number).await? {
+                cards::mark(&db, &[&claim.id]).await?;
+                claims::activate(&db, &claim.id, &claim.user_id, now_ms).await?;
+            }
+        }
+        Call::Recall(number) => {
+            if let Some(claim) = numbered(&db, number).await? {
+                lock(&world).recalled.insert(claim.id.clone());
+                rewards.recall(&[claim.id], "asked").await?;
+            }
+        }
+        Call::RecallOver => {
+            let Some(activity) = activities::get(&db, ACTIVITY).await? else { return Ok(()) };
+            let mut audit = Audit::new(db.clone(), activity, now_ms);
+            while let Some(ids) = over_issued(&mut audit).await? {
+                lock(&world).recalled.extend(ids.iter().cloned());
+                rewards.recall(&ids, "over_issued").await?;
+            }
+        }
+        Call::Register1(on) => {
+            activities::change(&db, ACTIVITY, &Change { register: Some(on), ..Change::default() }, now_ms).await?;
+            rewards.release(ACTIVITY, always).await?;
+        }
+        Call::Terms(terms) => {
+            activities::change(&db, ACTIVITY, &Change { terms, ..Change::default() }, now_ms).await?;
+        }
+        Call::Deliver => drop(rewards.outbox().deliver(Whose::Any, 8, i64::MAX).await?),
+    }
+    Ok(())
+}
+
+fn accounts() -> Accounts {
+    Accounts {
+        wechat_template_id: "t".into(),
+        wechat_link: String::new(),
+        mini_program_template_id: "t".into(),
+        mini_program_page: String::new(),
+        app_link: String::new(),
+    }
+}
+
+fn card(number: usize) -> cards::NewCard {
+    cards::NewCard {
+        card_no: format!("6{number:03}"),
+        fen: worth(number),
+        secret: "sealed".into(),
+        expires_at_ms: None,
+    }
+}
+
+async fn numbered(db: &Db, number: usize) -> Result<Option<claims::Claim>, DbError> {
+    let all = claims::list(db, &claims::Filter::default(), 1_000).await?;
+    Ok(if all.is_empty() { None } else { all.get(number % all.len()).cloned() })
+}
+
+type Worker = Option<(usize, Pin<Box<dyn Future<Output = Result<(), DbError>> + Send>>)>;
+
+impl Simulation {
+    fn new(seed: u64, faults: Faults) -> Self {
+        let mut dice = Dice(seed);
+        let calls = plan(&mut dice);
+        let world =
+            World { dice, faults, points: 0, now_ms: START, cut_off: false, tokens: 0, recalled: BTreeSet::new() };
+        let world = Arc::new(Mutex::new(world));
+        let plain = Native::in_memory();
+        block_on(async {
+            migrate(&plain, "outbox", outbox::MIGRATIONS).await.unwrap();
+            migrate(&plain, FUNCTION, store::MIGRATIONS).await.unwrap();
+            let new = NewActivity {
+                id: id(ACTIVITY),
+                name: "秋季推荐".into(),
+                starts_at_ms: START,
+                ends_at_ms: END,
+                weekday_start: Weekday::parse("tuesday").unwrap(),
+                terms: TERMS,
+            };
+            assert!(activities::create(&plain, &new, START).await.unwrap());
+        });
+        let db = Db::new(Pointed { db: plain.clone(), world: Arc::clone(&world) });
+        Self { world, plain, db, calls }
+    }
+
+    /// Two workers take the calls, in their order at first; what was cut off or failed is asked again later.
+    fn run(&mut self) {
+        let mut waiting: Vec<usize> = (0..self.calls.len()).rev().collect();
+        let mut workers: [Worker; 2] = [None, None];
+        for _ in 0..STEPS {
+            let which = lock(&self.world).dice.below(2);
+            let worker = &mut workers[which];
+            if worker.is_none() {
+                let Some(number) = waiting.pop() else { continue };
+                *worker = Some((number, self.begin(number)));
+            }
+            let Some((number, future)) = worker else { continue };
+            let number = *number;
+            lock(&self.world).cut_off = false;
+            let polled = future.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            let cut_off = lock(&self.world).cut_off;
+            let again = match polled {
+                Poll::Ready(result) => result.is_err(),
+                Poll::Pending if cut_off => true,
+                Poll::Pending => continue,
+            };
+            *worker = None;
+            if again {
+                let place = lock(&self.world).dice.below(waiting.len() + 1);
+                waiting.insert(place, number);
+            }
+        }
+        drop(workers);
+        // Whatever is left over is asked when everything works, one after the other.
+        lock(&self.world).faults = Faults::None;
+        waiting.extend(0..self.calls.len());
+        while let Some(number) = waiting.pop() {
+            if self.calls[number].is_fact() {
+                self.finish(self.calls[number].clone());
+            }
+        }
+    }
+
+    fn begin(&self, number: usize) -> Pin<Box<dyn Future<Output = Result<(), DbError>> + Send>> {
+        let told_ms =
+            START + DAY + (END + 8 * DAY - START) * i64::try_from(number).unwrap() / i64::try_from(CALLS).unwrap();
+        let now_ms = {
+            let mut world = lock(&self.world);
+            world.now_ms = world.now_ms.max(told_ms) + 1;
+            world.now_ms
+        };
+        assert!(now_ms > told_ms);
+        Box::pin(run(self.calls[number].clone(), self.db.clone(), Arc::clone(&self.world)))
+    }
+
+    fn finish(&self, call: Call) {
+        lock(&self.world).now_ms += 1;
+        block_on(run(call.clone(), self.plain.clone(), Arc::clone(&self.world))).unwrap_or_else(|error| {
+            panic!("{call:?}: {error}");
+        });
+    }
+
+    fn settle_the_books(&self) {
+        {
+            let mut world = lock(&self.world);
+            world.now_ms = world.now_ms.max(END + 40 * DAY);
+        }
+        self.finish(Call::Register1(true));
+        for number in 0..6 {
+            self.finish(Call::Settle(period(number)));
+        }
+        self.finish(Call::RecallOver);
+        self.finish(Call::Fulfil);
+        self.finish(Call::Deliver);
+    }
+
+    fn rows(&self, sql: &str) -> Vec<Row> {
+        block_on(self.plain.query(sql, [])).unwrap()
+    }
+
+    /// The books.
+    fn check(&self) {
+        let model = Model::of(self);
+        let claims = self.claims();
+        // Who has what: by the model, and by the claims.
+        for (key, (user, fen)) in &model.due {
+            let claim = claims.get(key).unwrap_or_else(|| panic!("{key} is due and not claimed"));
+            assert_eq!((&claim.user, claim.fen), (user, *fen), "{key}");
+        }
+        let world = lock(&self.world);
+        let mut with_card = 0;
+        let mut waiting: BTreeMap<i64, usize> = BTreeMap::new();
+        for (key, claim) in &claims {
+            let due = model.due.contains_key(key);
+            match claim.state.as_str() {
+                "waiting" => {
+                    assert!(due, "{key} waits and is not due");
+                    assert_eq!(claim.card, None, "{key} has a card and does not say so");
+                    *waiting.entry(claim.fen).or_default() += 1;
+                }
+                "issued" => assert!(due, "{key} is issued and not due"),
+                // Taken before it was found false.
+                "activated" => {}
+                "recalled" => {
+                    let voided = model.voided.contains(key);
+                    assert!(voided || world.recalled.contains(&claim.id), "{key} was recalled unasked");
+                }
+                other => panic!("{other}"),
+            }
+            with_card += usize::from(claim.card.is_some());
+        }
+        drop(world);
+        // No card is free while somebody waits for it, and none is in two hands.
+        let mut cards_out = BTreeSet::new();
+        for row in self.rows("SELECT card_no, claim_id, fen FROM rewards_cards ORDER BY seq") {
+            match row.optional_text(1).unwrap() {
+                None => assert_eq!(waiting.get(&row.integer(2).unwrap()), None, "a card is free while somebody waits"),
+                Some(claim) => assert!(cards_out.insert(claim.to_owned()), "{claim} has two cards"),
+            }
+        }
+        assert_eq!(cards_out.len(), with_card);
+        let mut points: BTreeMap<String, i64> = BTreeMap::new();
+        for row in self.rows("SELECT user_id, sum(points) FROM rewards_points GROUP BY user_id") {
+            points.insert(row.text(0).unwrap().to_owned(), row.integer(1).unwrap());
+        }
+        points.retain(|_, sum| *sum != 0);
+        assert_eq!(points, model.points());
+        self.check_messages(&claims);
+        self.check_audit(&model, &claims, &waiting);
+    }
+
+    fn check_messages(&self, claims: &BTreeMap<String, Held>) {
+        let mut told: BTreeMap<String, usize> = BTreeMap::new();
+        for row in self.rows("SELECT order_id FROM outbox WHERE scenario IN ('card_issued', 'points_settled')") {
+            *told.entry(row.text(0).unwrap().to_owned()).or_default() += 1;
+        }
+        for (key, claim) in claims {
+            let count = told.remove(&claim.id).unwrap_or_default();
+            match claim.state.as_str() {
+                "issued" if claim.tells => assert_eq!(count, 1, "{key} is told"),
+                _ => assert!(count <= usize::from(claim.tells), "{key} is told {count} times"),
+            }
+        }
+        assert!(told.is_empty());
+    }
+
+    fn check_audit(&self, model: &Model, claims: &BTreeMap<String, Held>, waiting: &BTreeMap<i64, usize>) {
+        let mut found: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+        let now_ms = lock(&self.world).now_ms;
+        block_on(async {
+            let activity = activities::get(&self.plain, ACTIVITY).await.unwrap().unwrap();
+            let mut audit = Audit::new(self.plain.clone(), activity, now_ms);
+            let mut totals = None;
+            while let Some(lines) = audit.next().await.unwrap() {
+                for line in lines {
+                    match line {
+                        Line::Finding(finding) => {
+                            let claim = finding.claim_id.unwrap_or_else(|| panic!("{}", finding.detail));
+                            found.entry(finding.finding).or_default().insert(claim);
+                        }
+                        Line::Totals { totals: all, .. } => totals = Some(all),
+                    }
+                }
+            }
+            let totals = totals.unwrap();
+            assert_eq!(totals.due.cards, i64::try_from(model.due.len()).unwrap());
+            assert_eq!(totals.due.fen, model.due.values().map(|(_, fen)| fen).sum::<i64>());
+            assert_eq!(totals.due.points, model.points().values().sum::<i64>());
+            assert_eq!(totals.issued.points, totals.due.points);
+        });
+        // Clean, but for cards that were taken before they were found false, and for what the pool is too small for.
+        let of = |finding| found.get(finding).cloned().unwrap_or_default();
+        let taken = claims.iter().filter(|(key, claim)| claim.state == "activated" && !model.due.contains_key(*key));
+        assert_eq!(of("over_issued"), taken.map(|(_, claim)| claim.id.clone()).collect());
+        assert_eq!(of("unfulfilled").len(), waiting.values().sum::<usize>());
+        for finding in ["double_issued", "orphan_card", "points_mismatch"] {
+            assert_eq!(of(finding), BTreeSet::new(), "{finding}");
+        }
+    }
+
+    fn claims(&self) -> BTreeMap<String, Held> {
+        let sql =
+            "SELECT c.key, c.id, c.user_id, c.fen, c.state, k.card_no, c.tells, c.card_no FROM rewards_claims AS c
+            LEFT JOIN rewards_cards AS k ON k.claim_id = c.id";
+        let held = |row: &Row| {
+            let card = row.optional_text(5).unwrap().map(str::to_owned);
+            assert_eq!(row.optional_text(7).unwrap(), card.as_deref(), "both sides name the same");
+            let held = Held {
+                id: row.text(1).unwrap().to_owned(),
+                user: row.text(2).unwrap().to_owned(),
+                fen: row.integer(3).unwrap(),
+                state: row.text(4).unwrap().to_owned(),
+                tells: row.integer(6).unwrap() == 1,
+                card,
+            };
+            (row.text(0).unwrap().to_owned(), held)
+        };
+        self.rows(sql).iter().map(held).collect()
+    }
+}
+
+struct Held {
+    id: String,
+    user: String,
+    fen: i64,
+    state: String,
+    tells: bool,
+    card: Option<String>,
+}
+
+/// What the recorded facts are worth, told as the campaign's rules are told to people.
+struct Model {
+    /// Key → who, and how much.
+    due: BTreeMap<String, (String, i64)>,
+    voided: BTreeSet<String>,
+    /// Who earned how many points, and when.
+    earned: Vec<(String, i64, i64)>,
+}
+
+impl Model {
+    fn of(simulation: &Simulation) -> Self {
+        let mut model = Self { due: BTreeMap::new(), voided: BTreeSet::new(), earned: Vec::new() };
+        let terms: Vec<(i64, Terms)> = simulation
+            .rows("SELECT from_ms, invite_card_fen, invite_points, settlement_points, settlement_cards, settlement_card_fen
+                FROM rewards_terms ORDER BY from_ms")
+            .iter()
+            .map(|row| {
+                let n = |column| row.integer(column).unwrap();
+                let terms = Terms {
+                    invite_card_fen: n(1),
+                    invite_points: n(2),
+                    settlement_points: n(3),
+                    settlement_cards: n(4),
+                    settlement_card_fen: n(5),
+                };
+                (n(0), terms)
+            })
+            .collect();
+        let terms_at = |at_ms: i64| terms.iter().rev().find(|(from_ms, _)| *from_ms <= at_ms).unwrap().1;
+        let voids: BTreeSet<String> = simulation
+            .calls
+            .iter()
+            .filter_map(|call| match call {
+                Call::Void(invitee) => Some(invitee.to_string()),
+                _ => None,
+            })
+            .collect();
+        // Each person's one registration is one of those that were told, and so is each invitation.
+        let told: Vec<&Registration> = simulation
+            .calls
+            .iter()
+            .filter_map(|call| match call {
+                Call::Register(events) => Some(events),
+                _ => None,
+            })
+            .flatten()
+            .collect();
+        let invitations: Vec<&Invitation> = simulation
+            .calls
+            .iter()
+            .filter_map(|call| match call {
+                Call::Invite(invitation) => Some(invitation),
+                _ => None,
+            })
+            .collect();
+        let rows = simulation.rows("SELECT invitee, event_id, opened_at_ms, new_customer FROM rewards_registrations");
+        let registered: BTreeSet<&str> = rows.iter().map(|row| row.text(0).unwrap()).collect();
+        let mut events: BTreeMap<&str, &str> = BTreeMap::new();
+        for row in &rows {
+            events.insert(row.text(1).unwrap(), row.text(0).unwrap());
+        }
+        for event in &told {
+            let known = registered.contains(event.invitee.as_str()) || events.contains_key(event.event_id.as_str());
+            assert!(known, "{event:?} was lost");
+        }
+        for row in &rows {
+            let (invitee, opened_at_ms) = (row.text(0).unwrap(), row.integer(2).unwrap());
+            let new_customer = row.integer(3).unwrap() == 1;
+            assert!(told.iter().any(|event| event.invitee.as_str() == invitee
+                && event.event_id.as_str() == row.text(1).unwrap()
+                && event.opened_at_ms == opened_at_ms
+                && event.new_customer == new_customer));
+            let key = format!("invite:{ACTIVITY}:{invitee}");
+            if voids.contains(invitee) {
+                model.voided.insert(key);
+                continue;
+            }
+            let sql = format!("SELECT inviter, invited_at_ms FROM rewards_invitations WHERE invitee = '{invitee}'");
+            let Some(invitation) = simulation.rows(&sql).into_iter().next() else {
+                let could = invitations.iter().any(|it| {
+                    it.invitee.as_str() == invitee && it.invited_at_ms.is_some_and(|at_ms| at_ms <= opened_at_ms)
+                });
+                assert!(!could, "an invitation of {invitee} was lost");
+                continue;
+            };
+            let (inviter, invited_at_ms) = (invitation.text(0).unwrap(), invitation.optional_integer(1).unwrap());
+            assert!(invitations.iter().any(|it| it.invitee.as_str() == invitee
+                && it.inviter.as_str() == inviter
+                && it.invited_at_ms == invited_at_ms));
+            let in_time = invited_at_ms.is_none_or(|at_ms| at_ms <= opened_at_ms);
+            if new_customer && in_time && (START..END).contains(&opened_at_ms) {
+                let terms = terms_at(opened_at_ms);
+                model.earned.push((inviter.to_owned(), terms.invite_points, opened_at_ms));
+                model.due.insert(key, (inviter.to_owned(), terms.invite_card_fen));
+            }
+        }
+        let told: Vec<&PointsEvent> = simulation
+            .calls
+            .iter()
+            .filter_map(|call| match call {
+                Call::Earn(events) => Some(events),
+                _ => None,
+            })
+            .flatten()
+            .collect();
+        let rows = simulation.rows("SELECT event_id, user_id, points, at_ms FROM rewards_point_events");
+        assert_eq!(
+            rows.iter().map(|row| row.text(0).unwrap()).collect::<BTreeSet<_>>(),
+            told.iter().map(|event| event.event_id.as_str()).collect()
+        );
+        for row in &rows {
+            let (user, points, at_ms) = (row.text(1).unwrap(), row.integer(2).unwrap(), row.integer(3).unwrap());
+            assert!(told.iter().any(|event| event.event_id.as_str() == row.text(0).unwrap()
+                && event.user_id.as_str() == user
+                && event.points == points
+                && event.at_ms == at_ms));
+            if (START..END).contains(&at_ms) {
+                model.earned.push((user.to_owned(), points, at_ms));
+            }
+        }
+        for number in 0..6 {
+            let period = period(number);
+            let terms = terms_at(period.to_ms() - 1);
+            let mut sums: BTreeMap<&str, i64> = BTreeMap::new();
+            for (user, points, at_ms) in &model.earned {
+                if (period.from_ms()..period.to_ms()).contains(at_ms) {
+                    *sums.entry(user).or_default() += points;
+                }
+            }
+            for (user, sum) in sums {
+                for n in 1..=sum / terms.settlement_points * terms.settlement_cards {
+                    let key = format!("settle:{ACTIVITY}:{}:{user}:{n}", period.name());
+                    model.due.insert(key, (user.to_owned(), terms.settlement_card_fen));
+                }
+            }
+        }
+        model
+    }
+
+    fn points(&self) -> BTreeMap<String, i64> {
+        let mut points = BTreeMap::new();
+        for (user, earned, _) in &self.earned {
+            *points.entry(user.clone()).or_default() += earned;
+        }
+        points
+    }
+}
+
+/// Natively the database answers at once.
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let mut future = std::pin::pin!(future);
+    match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(value) => value,
+        Poll::Pending => panic!("nothing here waits"),
+    }
+}
+
+fn simulate(seed: u64, faults: Faults) -> usize {
+    let mut simulation = Simulation::new(seed, faults);
+    simulation.run();
+    let points = lock(&simulation.world).points;
+    simulation.settle_the_books();
+    simulation.check();
+    points
+}
+
+fn named(seed: u64, faults: Faults, what: &str) -> usize {
+    std::panic::catch_unwind(|| simulate(seed, faults)).unwrap_or_else(|panic| {
+        eprintln!("{what}: SIMULATION_SEED={seed} cargo test -p rewards simulation");
+        std::panic::resume_unwind(panic)
+    })
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+#[test]
+fn whatever_is_cut_off_repeating_the_calls_makes_the_books_right() {
+    let seeds = match number("SIMULATION_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("SIMULATION_SEEDS").unwrap_or(2_000),
+    };
+    println!("seeds {seeds:?}");
+    for seed in seeds {
+        named(seed, Faults::Random, "with random faults");
+    }
+}
+
+#[test]
+fn a_call_that_is_cut_off_at_any_statement_is_finished_by_its_repetition() {
+    let seeds = number("SIMULATION_SEED").map_or(0..2, |seed| seed..seed + 1);
+    for seed in seeds {
+        let points = named(seed, Faults::None, "without faults");
+        assert!(points > 100, "there is little to cut off: {points}");
+        for point in 0..points {
+            named(seed, Faults::CutOffAt(point), &format!("cut off at {point}"));
+        }
+    }
+}

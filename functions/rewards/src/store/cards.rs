@@ -1,0 +1,229 @@
+//! Cards: the pool, who gets which, and what was recalled. A card belongs to a claim when it names it: `claim_id` is
+//! unique and never changes. The claim's own column follows in a second statement, which anybody may repeat.
+
+use serde::Serialize;
+use shared::db::{Db, DbError, Row};
+
+use super::json;
+
+/// A card as it is kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct NewCard {
+    pub(crate) card_no: String,
+    pub(crate) fen: i64,
+    /// Sealed.
+    pub(crate) secret: String,
+    pub(crate) expires_at_ms: Option<i64>,
+}
+
+/// Adds cards that are not there, and returns which were, with whether they are the same: activity and worth.
+pub(crate) async fn import(
+    db: &Db,
+    activity_id: &str,
+    cards: &[NewCard],
+    import_id: &str,
+    now_ms: i64,
+) -> Result<Vec<(String, bool)>, DbError> {
+    const SQL: &str = "INSERT INTO rewards_cards (card_no, activity_id, fen, secret, expires_at_ms, import_id,
+            imported_at_ms)
+        SELECT c.value ->> 'card_no', $1, c.value ->> 'fen', c.value ->> 'secret', c.value ->> 'expires_at_ms', $2, $3
+        FROM json_each($4) AS c WHERE true ORDER BY c.key
+        ON CONFLICT (card_no) DO NOTHING";
+    const THERE: &str = "SELECT k.card_no, k.activity_id = $1 AND k.fen = c.value ->> 'fen'
+        FROM json_each($2) AS c JOIN rewards_cards AS k ON k.card_no = c.value ->> 'card_no'
+        WHERE k.import_id <> $3";
+    let batch = json(&cards)?;
+    db.execute(SQL, [activity_id.into(), import_id.into(), now_ms.into(), batch.clone().into()]).await?;
+    let rows = db.query(THERE, [activity_id.into(), batch.into(), import_id.into()]).await?;
+    rows.iter().map(|row| Ok((row.text(0)?.to_owned(), row.integer(1)? == 1))).collect()
+}
+
+/// A pool: the cards of one worth of one campaign.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pool<'a> {
+    pub(crate) activity_id: &'a str,
+    pub(crate) fen: i64,
+}
+
+/// Gives free cards to the `claims` oldest claims that wait and have none, one to each.
+///
+/// The pairing is made and written by one statement; that two which run at once choose the same card is forbidden by
+/// the engine's write lock and, whatever the engine, by the unique `claim_id`.
+pub(crate) async fn assign(db: &Db, pool: Pool<'_>, claims: i64, now_ms: i64) -> Result<(), DbError> {
+    const SQL: &str = "UPDATE rewards_cards SET claim_id = pair.claim_id, issued_at_ms = $1
+        FROM (SELECT w.id AS claim_id, f.card_no
+            FROM (SELECT id, row_number() OVER (ORDER BY seq) AS place
+                FROM (SELECT id, seq FROM rewards_claims
+                    WHERE state = 'waiting' AND activity_id = $2 AND fen = $3 ORDER BY seq LIMIT $4) AS o
+                WHERE NOT EXISTS (SELECT 1 FROM rewards_cards AS k WHERE k.claim_id = o.id)) AS w
+            JOIN (SELECT card_no, row_number() OVER (ORDER BY seq) AS place
+                FROM (SELECT card_no, seq FROM rewards_cards
+                    WHERE claim_id IS NULL AND activity_id = $2 AND fen = $3
+                        AND (expires_at_ms IS NULL OR expires_at_ms > $1)
+                    ORDER BY seq LIMIT $4)) AS f ON f.place = w.place) AS pair
+        WHERE rewards_cards.card_no = pair.card_no AND rewards_cards.claim_id IS NULL";
+    db.execute(SQL, [now_ms.into(), pool.activity_id.into(), pool.fen.into(), claims.into()]).await
+}
+
+/// A claim that has a card and does not say so yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Assigned {
+    pub(crate) claim_id: String,
+    pub(crate) user_id: String,
+    pub(crate) kind: String,
+    pub(crate) tells: bool,
+    pub(crate) at_ms: i64,
+    /// By which channel the user wants to be told.
+    pub(crate) channel: Option<String>,
+}
+
+/// Which of the `claims` oldest that wait have a card.
+pub(crate) async fn assigned(db: &Db, pool: Pool<'_>, claims: i64) -> Result<Vec<Assigned>, DbError> {
+    const SQL: &str = "SELECT o.id, o.user_id, o.kind, o.tells, k.issued_at_ms, p.channel
+        FROM (SELECT id, user_id, kind, tells, activity_id FROM rewards_claims
+            WHERE state = 'waiting' AND activity_id = $1 AND fen = $2 ORDER BY seq LIMIT $3) AS o
+        JOIN rewards_cards AS k ON k.claim_id = o.id
+        LEFT JOIN rewards_participants AS p ON p.activity_id = o.activity_id AND p.user_id = o.user_id";
+    let assigned = |row: &Row| {
+        Ok(Assigned {
+            claim_id: row.text(0)?.to_owned(),
+            user_id: row.text(1)?.to_owned(),
+            kind: row.text(2)?.to_owned(),
+            tells: row.integer(3)? == 1,
+            at_ms: row.integer(4)?,
+            channel: row.optional_text(5)?.map(str::to_owned),
+        })
+    };
+    let values = [pool.activity_id.into(), pool.fen.into(), claims.into()];
+    db.query(SQL, values).await?.iter().map(assigned).collect()
+}
+
+/// Writes these claims' cards to the claims. One that was recalled meanwhile stays so.
+pub(crate) async fn mark(db: &Db, claim_ids: &[&str]) -> Result<(), DbError> {
+    const SQL: &str = "UPDATE rewards_claims SET state = 'issued', card_no = k.card_no, issued_at_ms = k.issued_at_ms
+        FROM rewards_cards AS k
+        WHERE k.claim_id = rewards_claims.id AND rewards_claims.state = 'waiting'
+            AND rewards_claims.id IN (SELECT value FROM json_each($1))";
+    db.execute(SQL, [json(&claim_ids)?.into()]).await
+}
+
+/// Marks the cards of recalled claims, and on those claims which card they had.
+pub(crate) async fn recall(db: &Db, claim_ids: &[String], now_ms: i64) -> Result<(), DbError> {
+    const CARDS: &str = "UPDATE rewards_cards SET recalled_at_ms = $1
+        WHERE recalled_at_ms IS NULL AND claim_id IN
+            (SELECT c.id FROM rewards_claims AS c JOIN json_each($2) AS i ON c.id = i.value WHERE c.state = 'recalled')";
+    const CLAIMS: &str = "UPDATE rewards_claims SET card_no = k.card_no, issued_at_ms = k.issued_at_ms
+        FROM rewards_cards AS k
+        WHERE k.claim_id = rewards_claims.id AND rewards_claims.state = 'recalled' AND rewards_claims.card_no IS NULL
+            AND rewards_claims.id IN (SELECT value FROM json_each($1))";
+    let ids = json(&claim_ids)?;
+    db.execute(CARDS, [now_ms.into(), ids.clone().into()]).await?;
+    db.execute(CLAIMS, [ids.into()]).await
+}
+
+/// A card's sealed secret, and when it expires.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Sealed {
+    pub(crate) card_no: String,
+    pub(crate) secret: String,
+    pub(crate) expires_at_ms: Option<i64>,
+}
+
+/// The card of a claim.
+pub(crate) async fn of_claim(db: &Db, claim_id: &str) -> Result<Option<Sealed>, DbError> {
+    const SQL: &str = "SELECT card_no, secret, expires_at_ms FROM rewards_cards WHERE claim_id = $1";
+    let Some(row) = db.query_one(SQL, [claim_id.into()]).await? else { return Ok(None) };
+    let (card_no, secret) = (row.text(0)?.to_owned(), row.text(1)?.to_owned());
+    Ok(Some(Sealed { card_no, secret, expires_at_ms: row.optional_integer(2)? }))
+}
+
+/// The worths that cards of a campaign wait for or lie in: every pool there is.
+pub(crate) async fn pools(db: &Db, activity_id: &str) -> Result<Vec<i64>, DbError> {
+    // From worth to worth by the index, however many cards each has.
+    const SQL: &str = "WITH RECURSIVE free(fen) AS (
+            SELECT (SELECT min(fen) FROM rewards_cards WHERE claim_id IS NULL AND activity_id = $1)
+            UNION ALL SELECT (SELECT min(c.fen) FROM rewards_cards AS c
+                WHERE c.claim_id IS NULL AND c.activity_id = $1 AND c.fen > free.fen)
+            FROM free WHERE free.fen IS NOT NULL),
+        waiting(fen) AS (
+            SELECT (SELECT min(fen) FROM rewards_claims WHERE state = 'waiting' AND activity_id = $1)
+            UNION ALL SELECT (SELECT min(c.fen) FROM rewards_claims AS c
+                WHERE c.state = 'waiting' AND c.activity_id = $1 AND c.fen > waiting.fen)
+            FROM waiting WHERE waiting.fen IS NOT NULL)
+        SELECT fen FROM free WHERE fen IS NOT NULL UNION SELECT fen FROM waiting WHERE fen IS NOT NULL";
+    db.query(SQL, [activity_id.into()]).await?.iter().map(|row| row.integer(0)).collect()
+}
+
+/// How a pool stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stock {
+    /// Free cards that have not expired, counted up to `enough`.
+    pub(crate) free: i64,
+    /// Claims that wait, counted likewise.
+    pub(crate) waiting: i64,
+}
+
+/// How a pool stands, without counting further than `enough`.
+pub(crate) async fn stock(db: &Db, pool: Pool<'_>, enough: i64, now_ms: i64) -> Result<Stock, DbError> {
+    const SQL: &str = "SELECT
+        (SELECT count(*) FROM (SELECT 1 FROM rewards_cards WHERE claim_id IS NULL AND activity_id = $1 AND fen = $2
+            AND (expires_at_ms IS NULL OR expires_at_ms > $3) LIMIT $4)),
+        (SELECT count(*) FROM (SELECT 1 FROM rewards_claims WHERE state = 'waiting' AND activity_id = $1 AND fen = $2
+            LIMIT $4))";
+    let values = [pool.activity_id.into(), pool.fen.into(), now_ms.into(), enough.max(1).into()];
+    let row = db.query_one(SQL, values).await?.ok_or(DbError::Column(0))?;
+    Ok(Stock { free: row.integer(0)?, waiting: row.integer(1)? })
+}
+
+/// A pool's cards, counted.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct PoolCount {
+    pub(crate) fen: i64,
+    pub(crate) free: i64,
+    pub(crate) expired: i64,
+    pub(crate) issued: i64,
+    pub(crate) recalled: i64,
+    /// Claims that wait for a card of it.
+    pub(crate) waiting: i64,
+}
+
+/// Every pool of an activity, by worth.
+pub(crate) async fn count(db: &Db, activity_id: &str, now_ms: i64) -> Result<Vec<PoolCount>, DbError> {
+    const SQL: &str = "SELECT fen, coalesce(sum(free), 0), coalesce(sum(expired), 0), coalesce(sum(issued), 0),
+            coalesce(sum(recalled), 0), coalesce(sum(waiting), 0)
+        FROM (SELECT fen, claim_id IS NULL AND coalesce(expires_at_ms > $1, true) AS free,
+                claim_id IS NULL AND coalesce(expires_at_ms <= $1, false) AS expired,
+                claim_id IS NOT NULL AND recalled_at_ms IS NULL AS issued, recalled_at_ms IS NOT NULL AS recalled,
+                0 AS waiting
+            FROM rewards_cards WHERE activity_id = $2
+            UNION ALL SELECT fen, 0, 0, 0, 0, 1 FROM rewards_claims WHERE activity_id = $2 AND state = 'waiting')
+        GROUP BY fen ORDER BY fen";
+    let count = |row: &Row| {
+        Ok(PoolCount {
+            fen: row.integer(0)?,
+            free: row.integer(1)?,
+            expired: row.integer(2)?,
+            issued: row.integer(3)?,
+            recalled: row.integer(4)?,
+            waiting: row.integer(5)?,
+        })
+    };
+    db.query(SQL, [now_ms.into(), activity_id.into()]).await?.iter().map(count).collect()
+}
+
+/// Which matters of a pool operators know of, and how often each was raised.
+pub(crate) async fn alerts(db: &Db, pool: Pool<'_>) -> Result<Vec<(String, bool, i64)>, DbError> {
+    const SQL: &str = "SELECT what, raised, episode FROM rewards_alerts WHERE activity_id = $1 AND fen = $2";
+    let rows = db.query(SQL, [pool.activity_id.into(), pool.fen.into()]).await?;
+    rows.iter().map(|row| Ok((row.text(0)?.to_owned(), row.integer(1)? == 1, row.integer(2)?))).collect()
+}
+
+/// Notes that operators were told of a matter for the `episode`th time, or that it is over.
+pub(crate) async fn note(db: &Db, pool: Pool<'_>, what: &str, raised: bool, episode: i64) -> Result<(), DbError> {
+    const SQL: &str = "INSERT INTO rewards_alerts (activity_id, fen, what, raised, episode)
+        VALUES ($1, $2, $3, $4, $5)
+        ON CONFLICT (activity_id, fen, what) DO UPDATE SET raised = $4, episode = $5
+            WHERE episode < $5 OR (episode = $5 AND raised > $4)";
+    let values = [pool.activity_id.into(), pool.fen.into(), what.into(), i64::from(raised).into(), episode.into()];
+    db.execute(SQL, values).await
+}

@@ -1,0 +1,188 @@
+//! This function's SQL, all of it. What may happen once has a key that is unique, and each step is one statement that
+//! may be repeated: a crash between any two leaves a state from which repeating the call finishes the work.
+//!
+//! [`activities`]: campaigns and their terms; [`events`]: what happened; [`claims`]: what is due for it; [`cards`]: the
+//! cards, and who gets which; [`points`]: the ledger; [`settlements`]: points into cards; [`audit`]: the books.
+
+pub(crate) mod activities;
+pub(crate) mod audit;
+pub(crate) mod cards;
+pub(crate) mod claims;
+pub(crate) mod events;
+pub(crate) mod points;
+pub(crate) mod settlements;
+
+use serde::Serialize;
+use shared::db::{DbError, Migration};
+
+/// This function's tables.
+pub(crate) const MIGRATIONS: &[Migration] = &[Migration {
+    version: 1,
+    statements: &[
+        // A switch is 0 or 1. `weekday_start` counts from Monday, 0.
+        "CREATE TABLE rewards_activities (
+            seq INTEGER PRIMARY KEY,
+            id TEXT NOT NULL UNIQUE,
+            name TEXT NOT NULL,
+            starts_at_ms INTEGER NOT NULL,
+            ends_at_ms INTEGER NOT NULL,
+            weekday_start INTEGER NOT NULL,
+            join_on INTEGER NOT NULL DEFAULT 1,
+            invite_on INTEGER NOT NULL DEFAULT 1,
+            query_on INTEGER NOT NULL DEFAULT 1,
+            register_on INTEGER NOT NULL DEFAULT 1,
+            created_at_ms INTEGER NOT NULL,
+            updated_at_ms INTEGER NOT NULL
+        )",
+        // Terms hold from their time on, until the next: an event is paid by those of its own time, so that what it
+        // is worth never changes afterwards. The first hold from the beginning of time.
+        "CREATE TABLE rewards_terms (
+            activity_id TEXT NOT NULL,
+            from_ms INTEGER NOT NULL,
+            invite_card_fen INTEGER NOT NULL,
+            invite_points INTEGER NOT NULL,
+            settlement_points INTEGER NOT NULL,
+            settlement_cards INTEGER NOT NULL,
+            settlement_card_fen INTEGER NOT NULL,
+            PRIMARY KEY (activity_id, from_ms)
+        ) WITHOUT ROWID",
+        // Who joined, and by which channel they want to be told.
+        "CREATE TABLE rewards_participants (
+            activity_id TEXT NOT NULL,
+            user_id TEXT NOT NULL,
+            channel TEXT,
+            joined_at_ms INTEGER NOT NULL,
+            PRIMARY KEY (activity_id, user_id)
+        ) WITHOUT ROWID",
+        // An invitee has one inviter: the key decides who was first.
+        "CREATE TABLE rewards_invitations (
+            activity_id TEXT NOT NULL,
+            invitee TEXT NOT NULL,
+            inviter TEXT NOT NULL,
+            invited_at_ms INTEGER,
+            recorded_at_ms INTEGER NOT NULL,
+            PRIMARY KEY (activity_id, invitee)
+        ) WITHOUT ROWID",
+        "CREATE INDEX rewards_invitations_inviter ON rewards_invitations (activity_id, inviter, invitee)",
+        // An invitee opens one account: the first event of it counts, whatever id a later one has. `held` are those
+        // that came while `register` was off. A void one stays, so that its event, sent again, pays nothing.
+        "CREATE TABLE rewards_registrations (
+            seq INTEGER PRIMARY KEY,
+            activity_id TEXT NOT NULL,
+            invitee TEXT NOT NULL,
+            event_id TEXT NOT NULL,
+            opened_at_ms INTEGER NOT NULL,
+            new_customer INTEGER NOT NULL,
+            held INTEGER NOT NULL,
+            path TEXT NOT NULL,
+            recorded_at_ms INTEGER NOT NULL,
+            voided_at_ms INTEGER,
+            void_reason TEXT,
+            UNIQUE (activity_id, invitee),
+            UNIQUE (activity_id, event_id)
+        )",
+        "CREATE INDEX rewards_registrations_held ON rewards_registrations (activity_id, seq) WHERE held = 1",
+        // Points from elsewhere: each event once.
+        "CREATE TABLE rewards_point_events (
+            seq INTEGER PRIMARY KEY,
+            activity_id TEXT NOT NULL,
+            event_id TEXT NOT NULL,
+            user_id TEXT NOT NULL,
+            kind TEXT NOT NULL,
+            points INTEGER NOT NULL,
+            at_ms INTEGER NOT NULL,
+            path TEXT NOT NULL,
+            recorded_at_ms INTEGER NOT NULL,
+            UNIQUE (activity_id, event_id)
+        )",
+        // The ledger. An entry's key names what earned it, so that nothing earns twice; entries are only added, sums
+        // are derived, and a page of the ranking is that of the ledger up to one `seq`.
+        "CREATE TABLE rewards_points (
+            seq INTEGER PRIMARY KEY,
+            key TEXT NOT NULL UNIQUE,
+            activity_id TEXT NOT NULL,
+            user_id TEXT NOT NULL,
+            kind TEXT NOT NULL,
+            points INTEGER NOT NULL,
+            event_id TEXT NOT NULL,
+            invitee TEXT,
+            at_ms INTEGER NOT NULL,
+            recorded_at_ms INTEGER NOT NULL
+        )",
+        // Has all that a sum needs: neither the ranking nor a settlement reads the table.
+        "CREATE INDEX rewards_points_user ON rewards_points (activity_id, user_id, at_ms, points)",
+        // A claim is a card that is due. Its key names what for: once. `card_no` is unique here and `claim_id` on the
+        // card's side: two claims never share a card, nor two cards a claim. `tells` marks the one of a settlement's
+        // claims that its message belongs to.
+        "CREATE TABLE rewards_claims (
+            seq INTEGER PRIMARY KEY,
+            id TEXT NOT NULL UNIQUE,
+            key TEXT NOT NULL UNIQUE,
+            activity_id TEXT NOT NULL,
+            user_id TEXT NOT NULL,
+            kind TEXT NOT NULL CHECK (kind IN ('invite', 'settlement')),
+            fen INTEGER NOT NULL,
+            event_id TEXT,
+            invitee TEXT,
+            period TEXT,
+            n INTEGER,
+            tells INTEGER NOT NULL,
+            at_ms INTEGER NOT NULL,
+            state TEXT NOT NULL CHECK (state IN ('waiting', 'issued', 'activated', 'recalled')),
+            card_no TEXT UNIQUE,
+            created_at_ms INTEGER NOT NULL,
+            issued_at_ms INTEGER,
+            activated_at_ms INTEGER,
+            recalled_at_ms INTEGER,
+            recall_reason TEXT
+        )",
+        // The oldest that wait are served first, and are few among many.
+        "CREATE INDEX rewards_claims_waiting ON rewards_claims (activity_id, fen, seq) WHERE state = 'waiting'",
+        "CREATE INDEX rewards_claims_user ON rewards_claims (user_id, seq)",
+        "CREATE INDEX rewards_claims_settled ON rewards_claims (activity_id, period, user_id, n)
+            WHERE kind = 'settlement'",
+        // A card that was ever given to a claim keeps it: recalled, it is never given again.
+        "CREATE TABLE rewards_cards (
+            seq INTEGER PRIMARY KEY,
+            card_no TEXT NOT NULL UNIQUE,
+            activity_id TEXT NOT NULL,
+            fen INTEGER NOT NULL,
+            secret TEXT NOT NULL,
+            expires_at_ms INTEGER,
+            import_id TEXT NOT NULL,
+            imported_at_ms INTEGER NOT NULL,
+            claim_id TEXT UNIQUE,
+            issued_at_ms INTEGER,
+            recalled_at_ms INTEGER
+        )",
+        "CREATE INDEX rewards_cards_free ON rewards_cards (activity_id, fen, seq) WHERE claim_id IS NULL",
+        // What operators were told, so that they are told once: again only when it was over in between.
+        "CREATE TABLE rewards_alerts (
+            activity_id TEXT NOT NULL,
+            fen INTEGER NOT NULL,
+            what TEXT NOT NULL,
+            raised INTEGER NOT NULL,
+            episode INTEGER NOT NULL,
+            PRIMARY KEY (activity_id, fen, what)
+        ) WITHOUT ROWID",
+        // What each registration is worth: the one definition that grants and the audit share.
+        "CREATE VIEW rewards_earnings AS
+            SELECT r.seq, r.activity_id, r.invitee, r.event_id, r.opened_at_ms, r.voided_at_ms, r.held, i.inviter,
+                t.invite_card_fen AS card_fen, t.invite_points AS points, a.register_on,
+                'invite:' || r.activity_id || ':' || r.invitee AS key,
+                (i.inviter IS NOT NULL AND r.new_customer = 1 AND r.voided_at_ms IS NULL
+                    AND r.opened_at_ms >= a.starts_at_ms AND r.opened_at_ms < a.ends_at_ms
+                    AND (i.invited_at_ms IS NULL OR i.invited_at_ms <= r.opened_at_ms)) AS due
+            FROM rewards_registrations AS r
+            JOIN rewards_activities AS a ON a.id = r.activity_id
+            JOIN rewards_terms AS t ON t.activity_id = r.activity_id AND t.from_ms =
+                (SELECT max(l.from_ms) FROM rewards_terms AS l
+                    WHERE l.activity_id = r.activity_id AND l.from_ms <= r.opened_at_ms)
+            LEFT JOIN rewards_invitations AS i ON i.activity_id = r.activity_id AND i.invitee = r.invitee",
+    ],
+}];
+
+/// A batch as one value.
+fn json(value: &impl Serialize) -> Result<String, DbError> {
+    serde_json::to_string(value).map_err(|error| DbError::Other(format!("a batch cannot be written: {error}")))
+}
