@@ -15,20 +15,22 @@ GATEWAY_LISTEN ?= 127.0.0.1:3900
 API_TOKEN ?= dev-token
 ADMIN_TOKEN ?= dev-admin-token
 GATEWAY_SECRET ?= whsec_ZGV2LWdhdGV3YXktc2VjcmV0LW9mLXRoaXMtbWFjaGluZQ==
+CARD_KEY ?= dev:ZGV2LWNhcmQta2V5LW9mLXRoaXMtbWFjaGluZS1vbmw=
 
-export LISTEN REDIS_URL STATE_DIR RUNTIME TRIGGERS GATEWAY_LISTEN API_TOKEN ADMIN_TOKEN GATEWAY_SECRET
+export LISTEN REDIS_URL STATE_DIR RUNTIME TRIGGERS GATEWAY_LISTEN API_TOKEN ADMIN_TOKEN GATEWAY_SECRET CARD_KEY
 
 .PHONY: up demo test lint bench setup
 
 up: ## everything on this machine, until Ctrl-C
 	cargo run -p dev -- up
 
-demo: ## an order's life, while `make up` runs
+demo: ## an order's life and a campaign's, while `make up` runs
 	cargo run -q -p dev -- demo
 
 test: setup ## every test, on the real .wasm files and a real Redis
-	cargo build --release --target wasm32-wasip2 -p push -p pharmacy -p images -p rewards
-	cargo build --release --target wasm32-wasip2 -p probe
+	for component in push pharmacy images rewards probe; do \
+		cargo build --release --target wasm32-wasip2 -p $$component || exit 1; \
+	done
 	cargo test --workspace
 
 lint:

@@ -1,12 +1,13 @@
 //! Pays referral points and gift cards exactly once.
 //!
 //! Here stand the two triggers, nothing else. [`rewards`] is what a campaign does, step by step, on [`store`];
-//! [`activity`], [`period`] and [`event`] are its words; [`import`] and [`vault`] take cards in and keep their secrets;
+//! [`activity`], [`period`], [`event`] and [`card`] are its words; [`import`] and [`vault`] take cards in and keep their secrets;
 //! [`notice`] is whom it tells what; [`audit`] compares the books with the events; [`group`] does together what comes
 //! at the same time. [`routes`] is HTTP, [`redis`] the Redis trigger, [`drain`] the stream that both of them empty.
 
 mod activity;
 mod audit;
+mod card;
 mod config;
 mod drain;
 mod event;

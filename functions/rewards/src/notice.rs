@@ -7,7 +7,7 @@ use shared::{
     message::{Accounts, Alert, Channel, Message, Notice, Recipient, Role, Text},
 };
 
-use crate::store::cards::{Assigned, Pool, Stock};
+use crate::card::{Assigned, Pool, Stock};
 
 struct Scenario {
     key: &'static str,

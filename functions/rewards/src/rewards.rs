@@ -12,12 +12,12 @@ use shared::{
 };
 
 use crate::{
+    card::Pool,
     event::{PointsEvent, Registration},
     notice::{self, Matter},
     period::Period,
     store::{
-        activities,
-        cards::{self, Pool},
+        activities, cards,
         claims::{self, Due},
         events::{self, Earned, Known, KnownRow},
         points,

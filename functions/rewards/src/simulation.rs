@@ -26,6 +26,7 @@ use shared::{
 use crate::{
     activity::{Change, NewActivity, Terms, TermsChange},
     audit::{Audit, Line, over_issued},
+    card::Pool,
     event::{Invitation, Joining, PointsEvent, Registration},
     period::{Period, Weekday},
     rewards::{FUNCTION, Rewards},
@@ -317,7 +318,7 @@ async fn run(call: Call, db: Db, world: Shared) -> Result<(), DbError> {
             let token = gateway.token();
             cards::import(&db, ACTIVITY, &new, &token, now_ms).await?;
             for fen in new.iter().map(|card| card.fen).collect::<BTreeSet<_>>() {
-                rewards.fulfil_pool(cards::Pool { activity_id: ACTIVITY, fen }, always).await?;
+                rewards.fulfil_pool(Pool { activity_id: ACTIVITY, fen }, always).await?;
             }
         }
         Call::Join(joining) => drop(events::join(&db, ACTIVITY, &joining, now_ms).await?),

@@ -43,6 +43,9 @@ pub(crate) struct Up {
     /// What operators show to call the application
     #[arg(long, env, hide_env_values = true, value_parser = NonEmptyStringValueParser::new())]
     pub(crate) admin_token: String,
+    /// What the secrets of gift cards are sealed with
+    #[arg(long, env, hide_env_values = true, value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) card_key: String,
 }
 
 /// What `dev demo` needs to know: the same parameters as the running `dev up`.
@@ -57,6 +60,9 @@ pub(crate) struct Demo {
     /// What services show to call the application
     #[arg(long, env, hide_env_values = true, value_parser = NonEmptyStringValueParser::new())]
     pub(crate) api_token: String,
+    /// What operators show to call the application
+    #[arg(long, env, hide_env_values = true, value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) admin_token: String,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -74,11 +80,14 @@ impl Up {
             ("api_token".to_owned(), self.api_token.clone()),
             ("admin_token".to_owned(), self.admin_token.clone()),
             ("redis_url".to_owned(), self.redis_url.clone()),
+            ("card_key".to_owned(), self.card_key.clone()),
         ]);
         if self.has_dev_gateway(given) {
             let origin = format!("http://{}", reachable(self.gateway_listen));
-            derived.insert("push_gateway".to_owned(), origin);
-            derived.insert("push_gateway_secret".to_owned(), self.gateway_secret.clone());
+            for name in ["push_gateway", "operators_webhook"] {
+                derived.insert(name.to_owned(), origin.clone());
+                derived.insert(format!("{name}_secret"), self.gateway_secret.clone());
+            }
         }
         derived.extend(given.clone());
         derived
@@ -139,6 +148,7 @@ mod tests {
             triggers: Triggers::All,
             gateway_listen: "0.0.0.0:3900".parse().unwrap(),
             gateway_secret: "whsec_dev".to_owned(),
+            card_key: "dev:key".to_owned(),
             api_token: "service".to_owned(),
             admin_token: "operator".to_owned(),
         }

@@ -78,13 +78,13 @@ async fn program(name: &str, formula: &str) -> Result<()> {
     Ok(())
 }
 
-/// Builds the components, as they ship.
+/// Builds the components, as they ship: each by itself, since built together each would get the features that any of
+/// them asks of a crate.
 pub(crate) async fn build_components(packages: &[&str]) -> Result<()> {
-    let mut arguments = vec!["build", "--release", "--target", TARGET];
     for package in packages {
-        arguments.extend(["-p", package]);
+        cargo(&["build", "--release", "--target", TARGET, "-p", package]).await?;
     }
-    cargo(&arguments).await
+    Ok(())
 }
 
 /// Builds the stand-in host.

@@ -17,6 +17,8 @@ use serde_json::Value;
 pub const API_TOKEN: &str = "a-service";
 /// What operators send.
 pub const ADMIN_TOKEN: &str = "an-operator";
+/// What card secrets are sealed with.
+pub const CARD_KEY: &str = "e2e:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 /// Longer than anything here takes on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -27,6 +29,8 @@ pub struct App {
     pub runtime: Runtime,
     /// Where its messages arrive.
     pub gateway: Gateway,
+    /// Where operators are told.
+    pub operators: Gateway,
     /// What it hears events from; `None` where only HTTP runs.
     pub redis: Option<Redis>,
     client: reqwest::Client,
@@ -45,27 +49,27 @@ impl App {
 
     /// All components on this Redis, such as one that keeps an append-only file, with other settings.
     pub async fn start_on(redis: Redis, settings: impl FnOnce(Builder) -> Builder) -> Result<Self> {
-        let gateway = Gateway::start()?;
-        let builder = builder(&gateway).variable("redis_url", redis.url());
+        let (gateway, operators) = (Gateway::start()?, Gateway::start()?);
+        let builder = builder(&gateway, &operators).variable("redis_url", redis.url());
         let runtime = settings(builder).start().await?;
-        let app = Self { runtime, gateway, redis: Some(redis), client: http_client(PATIENCE) };
+        let app = Self { runtime, gateway, operators, redis: Some(redis), client: http_client(PATIENCE) };
         app.wait_for_subscriptions().await?;
         Ok(app)
     }
 
     /// The components that answer HTTP, without Redis, with other settings.
     pub async fn http(settings: impl FnOnce(Builder) -> Builder) -> Result<Self> {
-        let gateway = Gateway::start()?;
-        let runtime = settings(http_only(builder(&gateway))).start().await?;
-        Ok(Self { runtime, gateway, redis: None, client: http_client(PATIENCE) })
+        let (gateway, operators) = (Gateway::start()?, Gateway::start()?);
+        let runtime = settings(http_only(builder(&gateway, &operators))).start().await?;
+        Ok(Self { runtime, gateway, operators, redis: None, client: http_client(PATIENCE) })
     }
 
     /// The components that answer HTTP, which call this Redis and hear nothing from it, with other settings.
     pub async fn http_on(redis: Redis, settings: impl FnOnce(Builder) -> Builder) -> Result<Self> {
-        let gateway = Gateway::start()?;
-        let builder = http_only(builder(&gateway)).variable("redis_url", redis.url());
+        let (gateway, operators) = (Gateway::start()?, Gateway::start()?);
+        let builder = http_only(builder(&gateway, &operators)).variable("redis_url", redis.url());
         let runtime = settings(builder).start().await?;
-        Ok(Self { runtime, gateway, redis: Some(redis), client: http_client(PATIENCE) })
+        Ok(Self { runtime, gateway, operators, redis: Some(redis), client: http_client(PATIENCE) })
     }
 
     /// Waits until the Redis triggers have subscribed: the application is healthy before that.
@@ -73,8 +77,11 @@ impl App {
         let redis = self.redis()?;
         let variable = |name, default| self.runtime.variable(name).unwrap_or(default);
         let orders = variable("orders_channel", "orders");
-        let doorbell = format!("__keyspace@0__:{}", variable("orders_stream", "orders:stream"));
-        for channel in [orders, &doorbell, "pharmacy.orders", "images.messages", "accounts.opened"] {
+        let doorbell = |name, default| format!("__keyspace@0__:{}", variable(name, default));
+        let orders_bell = doorbell("orders_stream", "orders:stream");
+        let accounts_bell = doorbell("accounts_stream", "accounts:stream");
+        let channels = [orders, &orders_bell, &accounts_bell, "pharmacy.orders", "images.messages", "accounts.opened"];
+        for channel in channels {
             redis.wait_for_subscriber(channel, PATIENCE).await?;
         }
         Ok(())
@@ -156,11 +163,14 @@ fn http_only(builder: Builder) -> Builder {
         .fold(builder, |builder, component| builder.component(component))
 }
 
-fn builder(gateway: &Gateway) -> Builder {
+fn builder(gateway: &Gateway, operators: &Gateway) -> Builder {
     Runtime::builder(workspace_root().join("spin.toml")).variables([
         ("api_token", API_TOKEN),
         ("admin_token", ADMIN_TOKEN),
         ("push_gateway", &gateway.url()),
         ("push_gateway_secret", gateway.secret()),
+        ("operators_webhook", &operators.url()),
+        ("operators_webhook_secret", operators.secret()),
+        ("card_key", CARD_KEY),
     ])
 }

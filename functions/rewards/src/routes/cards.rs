@@ -19,9 +19,10 @@ use spin_sdk::wasip3::random::random;
 
 use super::{SPEND, activity, allowed, deliver_soon, more_time, rewards};
 use crate::{
+    card::Pool,
     config::{db, vault},
     import::{Card, Format},
-    store::cards::{self, NewCard, Pool, PoolCount},
+    store::cards::{self, NewCard, PoolCount},
     vault::{NONCE, Vault},
 };
 

@@ -5,6 +5,7 @@ use serde::Serialize;
 use shared::db::{Db, DbError, Row};
 
 use super::json;
+use crate::card::{Assigned, Pool, Stock};
 
 /// A card as it is kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -38,13 +39,6 @@ pub(crate) async fn import(
     rows.iter().map(|row| Ok((row.text(0)?.to_owned(), row.integer(1)? == 1))).collect()
 }
 
-/// A pool: the cards of one worth of one campaign.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Pool<'a> {
-    pub(crate) activity_id: &'a str,
-    pub(crate) fen: i64,
-}
-
 /// Gives free cards to the `claims` oldest claims that wait and have none, one to each.
 ///
 /// The pairing is made and written by one statement; that two which run at once choose the same card is forbidden by
@@ -63,18 +57,6 @@ pub(crate) async fn assign(db: &Db, pool: Pool<'_>, claims: i64, now_ms: i64) ->
                     ORDER BY seq LIMIT $4)) AS f ON f.place = w.place) AS pair
         WHERE rewards_cards.card_no = pair.card_no AND rewards_cards.claim_id IS NULL";
     db.execute(SQL, [now_ms.into(), pool.activity_id.into(), pool.fen.into(), claims.into()]).await
-}
-
-/// A claim that has a card and does not say so yet.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Assigned {
-    pub(crate) claim_id: String,
-    pub(crate) user_id: String,
-    pub(crate) kind: String,
-    pub(crate) tells: bool,
-    pub(crate) at_ms: i64,
-    /// By which channel the user wants to be told.
-    pub(crate) channel: Option<String>,
 }
 
 /// Which of the `claims` oldest that wait have a card.
@@ -152,15 +134,6 @@ pub(crate) async fn pools(db: &Db, activity_id: &str) -> Result<Vec<i64>, DbErro
             FROM waiting WHERE waiting.fen IS NOT NULL)
         SELECT fen FROM free WHERE fen IS NOT NULL UNION SELECT fen FROM waiting WHERE fen IS NOT NULL";
     db.query(SQL, [activity_id.into()]).await?.iter().map(|row| row.integer(0)).collect()
-}
-
-/// How a pool stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Stock {
-    /// Free cards that have not expired, counted up to `enough`.
-    pub(crate) free: i64,
-    /// Claims that wait, counted likewise.
-    pub(crate) waiting: i64,
 }
 
 /// How a pool stands, without counting further than `enough`.
