@@ -19,7 +19,7 @@ use crate::{
     store::{
         activities, cards,
         claims::{self, Due},
-        events::{self, Earned, Known, KnownRow},
+        events::{self, Earned, KnownRow},
         points,
         settlements::{self, Settled},
     },
@@ -391,7 +391,7 @@ pub(crate) struct Voided {
 }
 
 /// What a registration's sender is told.
-fn answer(event: &Registration, known: Known) -> Answer {
+fn answer(event: &Registration, known: Option<KnownRow>) -> Answer {
     let mut answer = Answer {
         event_id: event.event_id.as_str().to_owned(),
         invitee: Some(event.invitee.as_str().to_owned()),
@@ -401,7 +401,7 @@ fn answer(event: &Registration, known: Known) -> Answer {
         points: None,
         detail: None,
     };
-    let Some(row) = known.row else {
+    let Some(row) = known else {
         answer.outcome = Outcome::UnknownActivity;
         answer.detail = Some("there is no such activity".into());
         return answer;

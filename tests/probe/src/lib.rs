@@ -22,6 +22,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use shared::{
+    config::Lazy,
     db::{self, Db, DbError, Migration},
     problem::Problem,
 };
@@ -83,6 +84,7 @@ fn router() -> Router {
         .route("/probe/sqlite", post(sql))
         .route("/probe/migrated", get(migrated))
         .route("/probe/rows", get(rows))
+        .route("/probe/claims", post(claim))
         .route("/probe/redis", post(redis_call))
         .route("/probe/fetch", get(fetch))
         .route("/probe/count", get(count))
@@ -226,6 +228,23 @@ async fn open_rows() -> Result<Db, DbError> {
 /// and writes one row.
 async fn store_row(text: &str) -> Result<(), DbError> {
     open_rows().await?.execute("INSERT INTO probe_rows (text) VALUES ($1)", [text.into()]).await
+}
+
+/// The least that giving a free card away can cost: one statement, on a connection that is kept.
+async fn claim() -> Result<axum::Json<Value>, Problem> {
+    static DB: Lazy<Db> = Lazy::new();
+    const MIGRATIONS: &[Migration] = &[Migration {
+        version: 1,
+        statements: &[
+            "CREATE TABLE probe_cards (id INTEGER PRIMARY KEY, claimed_at_ms INTEGER)",
+            "CREATE INDEX probe_cards_free ON probe_cards (id) WHERE claimed_at_ms IS NULL",
+        ],
+    }];
+    const SQL: &str = "UPDATE probe_cards SET claimed_at_ms = $1
+        WHERE id = (SELECT id FROM probe_cards WHERE claimed_at_ms IS NULL ORDER BY id LIMIT 1) RETURNING id";
+    let db = DB.get_or_try_init(db::spin::open(&[("probe_cards", MIGRATIONS)])).await?;
+    let card = db.query_one(SQL, [shared::clock::now_ms().into()]).await?;
+    Ok(axum::Json(json!({"card": card.map(|card| card.integer(0)).transpose()?})))
 }
 
 /// How many messages were stored.

@@ -225,13 +225,13 @@ async fn ledger(db: &Db, of: Window<'_>) -> Result<Vec<Finding>, DbError> {
 
 async fn claims(db: &Db, of: Window<'_>, totals: &mut Totals) -> Result<Vec<Finding>, DbError> {
     const FROM: &str = "FROM rewards_claims AS c
-        LEFT JOIN rewards_earnings AS e ON c.kind = 'invite' AND e.activity_id = c.activity_id AND e.invitee = c.invitee
         LEFT JOIN rewards_cards AS k ON k.claim_id = c.id
         LEFT JOIN rewards_cards AS n ON n.card_no = c.card_no
         WHERE c.activity_id = $1 AND c.seq > $2 AND c.seq <= $3";
     // What a switched-off `register` holds back is due all the same.
     const OVER: &str = "(c.kind = 'invite' AND c.state <> 'recalled'
-        AND (e.seq IS NULL OR NOT e.due OR e.inviter <> c.user_id OR e.card_fen <> c.fen))";
+        AND NOT EXISTS (SELECT 1 FROM rewards_earnings AS e WHERE e.activity_id = c.activity_id
+            AND e.invitee = c.invitee AND e.due AND e.inviter = c.user_id AND e.card_fen = c.fen))";
     const ORPHAN: &str = "(c.card_no IS NOT NULL AND n.seq IS NULL)";
     const DOUBLE: &str = "(n.seq IS NOT NULL AND n.claim_id IS NOT c.id
         OR k.seq IS NOT NULL AND c.card_no IS NOT NULL AND k.card_no <> c.card_no)";

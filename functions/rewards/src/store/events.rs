@@ -98,10 +98,11 @@ pub(crate) async fn invitees(
     after: &str,
     limit: usize,
 ) -> Result<Vec<Invitee>, DbError> {
-    const SQL: &str =
-        "SELECT i.invitee, coalesce(i.invited_at_ms, i.recorded_at_ms), e.opened_at_ms, coalesce(e.due, 0)
+    const SQL: &str = "SELECT i.invitee, coalesce(i.invited_at_ms, i.recorded_at_ms), r.opened_at_ms,
+            coalesce((SELECT e.due FROM rewards_earnings AS e
+                WHERE e.activity_id = i.activity_id AND e.invitee = i.invitee), 0)
         FROM rewards_invitations AS i
-        LEFT JOIN rewards_earnings AS e ON e.activity_id = i.activity_id AND e.invitee = i.invitee
+        LEFT JOIN rewards_registrations AS r ON r.activity_id = i.activity_id AND r.invitee = i.invitee
         WHERE i.activity_id = $1 AND i.inviter = $2 AND i.invitee > $3
         ORDER BY i.invitee LIMIT $4";
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
@@ -119,9 +120,9 @@ pub(crate) async fn invitees(
 
 /// How many a participant invited, and how many of them are paid for.
 pub(crate) async fn invited(db: &Db, activity_id: &str, inviter: &str) -> Result<(i64, i64), DbError> {
-    const SQL: &str = "SELECT count(*), coalesce(sum(coalesce(e.due, 0)), 0)
+    const SQL: &str = "SELECT count(*), coalesce(sum(coalesce((SELECT e.due FROM rewards_earnings AS e
+            WHERE e.activity_id = i.activity_id AND e.invitee = i.invitee), 0)), 0)
         FROM rewards_invitations AS i
-        LEFT JOIN rewards_earnings AS e ON e.activity_id = i.activity_id AND e.invitee = i.invitee
         WHERE i.activity_id = $1 AND i.inviter = $2";
     let row = db.query_one(SQL, [activity_id.into(), inviter.into()]).await?.ok_or(DbError::Column(0))?;
     Ok((row.integer(0)?, row.integer(1)?))
@@ -140,15 +141,6 @@ pub(crate) async fn register(db: &Db, events: &[Registration], path: &str, now_m
     db.execute(SQL, [path.into(), now_ms.into(), json(&events)?.into()]).await
 }
 
-/// What is known of a registration that came in.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Known {
-    /// Whether its activity is there.
-    pub(crate) activity: bool,
-    /// The row that its event or its invitee has.
-    pub(crate) row: Option<KnownRow>,
-}
-
 /// A registration as it is kept, and what came of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct KnownRow {
@@ -165,64 +157,59 @@ pub(crate) struct KnownRow {
     pub(crate) claim_state: Option<String>,
 }
 
-/// What is known of each of `events`, in their order.
-pub(crate) async fn known(db: &Db, events: &[Registration]) -> Result<Vec<Known>, DbError> {
+const KNOWN: &str =
+    "w.event_id, w.invitee, w.opened_at_ms, w.new_customer, w.held, w.voided_at_ms IS NOT NULL, w.inviter,
+    w.due, w.points, c.id, c.state";
+
+/// A row that has [`KNOWN`] from the column `first` on.
+fn known_row(row: &Row, first: usize) -> Result<KnownRow, DbError> {
+    let text = |column: usize| row.text(first + column).map(str::to_owned);
+    let optional = |column: usize| Ok::<_, DbError>(row.optional_text(first + column)?.map(str::to_owned));
+    let flag = |column: usize| Ok::<_, DbError>(row.integer(first + column)? == 1);
+    Ok(KnownRow {
+        event_id: text(0)?,
+        invitee: text(1)?,
+        opened_at_ms: row.integer(first + 2)?,
+        new_customer: flag(3)?,
+        held: flag(4)?,
+        voided: flag(5)?,
+        inviter: optional(6)?,
+        due: flag(7)?,
+        points: row.integer(first + 8)?,
+        claim_id: optional(9)?,
+        claim_state: optional(10)?,
+    })
+}
+
+/// The row that the event or the invitee of each of `events` has, in their order; `None` if its activity is not there.
+pub(crate) async fn known(db: &Db, events: &[Registration]) -> Result<Vec<Option<KnownRow>>, DbError> {
     // The event's own row before the invitee's: an id that is reused for somebody else shows as what it is.
-    const SQL: &str = "SELECT e.key, a.id IS NOT NULL, r.event_id, r.invitee, r.opened_at_ms, r.new_customer, w.held,
-            r.voided_at_ms IS NOT NULL, w.inviter, w.due, w.points, c.id, c.state
+    let sql = format!(
+        "SELECT e.key, {KNOWN}
         FROM json_each($1) AS e
-        LEFT JOIN rewards_activities AS a ON a.id = e.value ->> 'activity_id'
-        LEFT JOIN rewards_registrations AS r ON r.seq = coalesce(
+        JOIN rewards_earnings AS w ON w.seq = coalesce(
             (SELECT seq FROM rewards_registrations
                 WHERE activity_id = e.value ->> 'activity_id' AND event_id = e.value ->> 'event_id'),
             (SELECT seq FROM rewards_registrations
                 WHERE activity_id = e.value ->> 'activity_id' AND invitee = e.value ->> 'invitee'))
-        LEFT JOIN rewards_earnings AS w ON w.seq = r.seq
-        LEFT JOIN rewards_claims AS c ON c.key = w.key
-        ORDER BY e.key";
-    let known = |row: &Row| {
-        let optional = |column| Ok::<_, DbError>(row.optional_text(column)?.map(str::to_owned));
-        let found = match optional(2)? {
-            None => None,
-            Some(event_id) => Some(KnownRow {
-                event_id,
-                invitee: row.text(3)?.to_owned(),
-                opened_at_ms: row.integer(4)?,
-                new_customer: row.integer(5)? == 1,
-                held: row.optional_integer(6)? == Some(1),
-                voided: row.integer(7)? == 1,
-                inviter: optional(8)?,
-                due: row.optional_integer(9)? == Some(1),
-                points: row.optional_integer(10)?.unwrap_or_default(),
-                claim_id: optional(11)?,
-                claim_state: optional(12)?,
-            }),
-        };
-        Ok(Known { activity: row.integer(1)? == 1, row: found })
-    };
-    db.query(SQL, [json(&events)?.into()]).await?.iter().map(known).collect()
+        LEFT JOIN rewards_claims AS c ON c.key = w.key"
+    );
+    let mut known = vec![None; events.len()];
+    for row in db.query(&sql, [json(&events)?.into()]).await? {
+        let place = usize::try_from(row.integer(0)?).ok().and_then(|place| known.get_mut(place));
+        *place.ok_or(DbError::Column(0))? = Some(known_row(&row, 1)?);
+    }
+    Ok(known)
 }
 
 /// The registration of an invitee.
 pub(crate) async fn of_invitee(db: &Db, activity_id: &str, invitee: &str) -> Result<Option<KnownRow>, DbError> {
-    const SQL: &str = "SELECT r.event_id, r.invitee, r.opened_at_ms, r.new_customer, r.held,
-            r.voided_at_ms IS NOT NULL, w.inviter, w.due, w.points
-        FROM rewards_registrations AS r LEFT JOIN rewards_earnings AS w ON w.seq = r.seq
-        WHERE r.activity_id = $1 AND r.invitee = $2";
-    let Some(row) = db.query_one(SQL, [activity_id.into(), invitee.into()]).await? else { return Ok(None) };
-    Ok(Some(KnownRow {
-        event_id: row.text(0)?.to_owned(),
-        invitee: row.text(1)?.to_owned(),
-        opened_at_ms: row.integer(2)?,
-        new_customer: row.integer(3)? == 1,
-        held: row.integer(4)? == 1,
-        voided: row.integer(5)? == 1,
-        inviter: row.optional_text(6)?.map(str::to_owned),
-        due: row.optional_integer(7)? == Some(1),
-        points: row.optional_integer(8)?.unwrap_or_default(),
-        claim_id: None,
-        claim_state: None,
-    }))
+    let sql = format!(
+        "SELECT {KNOWN} FROM rewards_earnings AS w LEFT JOIN rewards_claims AS c ON c.key = w.key
+        WHERE w.activity_id = $1 AND w.invitee = $2"
+    );
+    let row = db.query_one(&sql, [activity_id.into(), invitee.into()]).await?;
+    row.as_ref().map(|row| known_row(row, 0)).transpose()
 }
 
 /// Marks as held what cannot be paid because `register` is off.

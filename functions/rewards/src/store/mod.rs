@@ -151,10 +151,12 @@ pub(crate) const MIGRATIONS: &[Migration] = &[Migration {
             expires_at_ms INTEGER,
             import_id TEXT NOT NULL,
             imported_at_ms INTEGER NOT NULL,
-            claim_id TEXT UNIQUE,
+            claim_id TEXT,
             issued_at_ms INTEGER,
             recalled_at_ms INTEGER
         )",
+        // Of the cards that are given: a unique column would also offer all free ones as an index, and in no order.
+        "CREATE UNIQUE INDEX rewards_cards_claim ON rewards_cards (claim_id) WHERE claim_id IS NOT NULL",
         "CREATE INDEX rewards_cards_free ON rewards_cards (activity_id, fen, seq) WHERE claim_id IS NULL",
         // What operators were told, so that they are told once: again only when it was over in between.
         "CREATE TABLE rewards_alerts (
@@ -165,9 +167,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[Migration {
             episode INTEGER NOT NULL,
             PRIMARY KEY (activity_id, fen, what)
         ) WITHOUT ROWID",
-        // What each registration is worth: the one definition that grants and the audit share.
+        // What each registration is worth: the one definition that grants and the audit share. Joined by `JOIN` alone:
+        // behind a `LEFT JOIN` SQLite would make all of it first.
         "CREATE VIEW rewards_earnings AS
-            SELECT r.seq, r.activity_id, r.invitee, r.event_id, r.opened_at_ms, r.voided_at_ms, r.held, i.inviter,
+            SELECT r.seq, r.activity_id, r.invitee, r.event_id, r.opened_at_ms, r.new_customer, r.voided_at_ms,
+                r.held, i.inviter,
                 t.invite_card_fen AS card_fen, t.invite_points AS points, a.register_on,
                 'invite:' || r.activity_id || ':' || r.invitee AS key,
                 (i.inviter IS NOT NULL AND r.new_customer = 1 AND r.voided_at_ms IS NULL
@@ -186,3 +190,6 @@ pub(crate) const MIGRATIONS: &[Migration] = &[Migration {
 fn json(value: &impl Serialize) -> Result<String, DbError> {
     serde_json::to_string(value).map_err(|error| DbError::Other(format!("a batch cannot be written: {error}")))
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,7 @@
 //!
 //! - [`http`]: requests, beside a hello world
 //! - [`stream`]: events of a stream, beside a plain handler of messages
+//! - [`rewards`]: cards given for registrations, beside one bare statement, and the audit of many
 //! - [`application`]: what runs
 //! - [`event`]: what it is sent
 //! - [`report`]: what is told
@@ -11,6 +12,7 @@ mod application;
 mod event;
 mod http;
 mod report;
+mod rewards;
 mod stream;
 
 use std::time::Duration;
@@ -57,6 +59,9 @@ pub(crate) struct Settings {
     /// Stream: how many entries are delivered to the gateway
     #[arg(long, env = "BENCH_DELIVERED", default_value_t = 5_000, value_parser = at_least_one())]
     delivered: u32,
+    /// Rewards: how many registrations are audited
+    #[arg(long, env = "BENCH_REGISTRATIONS", default_value_t = 1_000_000, value_parser = at_least_one())]
+    registrations: u32,
 }
 
 /// What can be measured by itself.
@@ -66,6 +71,8 @@ enum Part {
     Http,
     /// Events of a Redis stream, beside a plain handler of Redis messages
     Stream,
+    /// Cards given for registrations, beside one bare statement, and the audit of many
+    Rewards,
 }
 
 fn at_least_one() -> RangedU64ValueParser<u32> {
@@ -90,6 +97,7 @@ async fn bench(settings: &Settings) -> Result<()> {
         match part {
             Part::Http => http::bench(kind, settings).await?,
             Part::Stream => stream::bench(kind, settings).await?,
+            Part::Rewards => rewards::bench(kind, settings).await?,
         }
     }
     Ok(())
@@ -98,7 +106,7 @@ async fn bench(settings: &Settings) -> Result<()> {
 async fn set_up(kind: Kind, parts: &[Part]) -> Result<()> {
     for part in parts {
         match part {
-            Part::Http => setup::wrk().await?,
+            Part::Http | Part::Rewards => setup::wrk().await?,
             Part::Stream => setup::redis_server().await?,
         }
     }

@@ -4,7 +4,7 @@
 //! - [`wrk`]: what loads it
 
 mod push;
-mod wrk;
+pub(crate) mod wrk;
 
 use anyhow::{Context, Result, ensure};
 use harness::runtime::Kind;
@@ -24,17 +24,29 @@ pub(crate) struct Request {
     path: &'static str,
     headers: Vec<(&'static str, String)>,
     body: Option<String>,
+    /// Where it says `{n}`, each request has a number of its own, past this one.
+    numbered_from: Option<u64>,
 }
 
 impl Request {
     fn get(path: &'static str) -> Self {
-        Self { path, headers: Vec::new(), body: None }
+        Self { path, headers: Vec::new(), body: None, numbered_from: None }
     }
 
     /// By a service.
-    fn post(path: &'static str, content_type: &str, body: String) -> Self {
+    pub(crate) fn post(path: &'static str, content_type: &str, body: String) -> Self {
         let headers = vec![("authorization", format!("Bearer {TOKEN}")), ("content-type", content_type.to_owned())];
-        Self { path, headers, body: Some(body) }
+        Self { path, headers, body: Some(body), numbered_from: None }
+    }
+
+    /// Where it is sent.
+    pub(crate) const fn path(&self) -> &'static str {
+        self.path
+    }
+
+    /// Numbered past `number`.
+    pub(crate) fn numbered_from(self, number: u64) -> Self {
+        Self { numbered_from: Some(number), ..self }
     }
 }
 

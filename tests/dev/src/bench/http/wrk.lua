@@ -1,4 +1,5 @@
--- The request's body, if there is one, is the file named after the URL. The figures are one line of JSON.
+-- The request's body, if there is one, is the file named after the URL; with a number after it, each request has the
+-- next number where the body says {n}. The figures are one line of JSON.
 
 function init(args)
    if args[1] then
@@ -6,6 +7,14 @@ function init(args)
       wrk.method = "POST"
       wrk.body = file:read("*a")
       file:close()
+   end
+   local number = tonumber(args[2])
+   if number then
+      local body = wrk.body
+      request = function()
+         number = number + 1
+         return wrk.format(nil, nil, nil, (body:gsub("{n}", string.format("%d", number))))
+      end
    end
 end
 

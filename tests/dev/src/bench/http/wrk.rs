@@ -83,6 +83,7 @@ impl Wrk {
             let file = self.folder.path().join("body");
             std::fs::write(&file, body)?;
             command.arg("--").arg(file);
+            command.args(request.numbered_from.map(|number| number.to_string()));
         }
 
         let cpu_before = children_cpu()?;
