@@ -28,9 +28,8 @@ demo: ## an order's life and a campaign's, while `make up` runs
 	cargo run -q -p dev -- demo
 
 test: setup ## every test, on the real .wasm files and a real Redis
-	for component in push pharmacy images rewards probe; do \
-		cargo build --release --target wasm32-wasip2 -p $$component || exit 1; \
-	done
+	cargo build --release --target wasm32-wasip2 -p push -p pharmacy -p images -p rewards
+	cargo build --release --target wasm32-wasip2 -p probe
 	cargo test --workspace
 
 lint:

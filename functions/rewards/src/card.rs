@@ -16,13 +16,15 @@ pub(crate) struct Stock {
     pub(crate) waiting: i64,
 }
 
-/// A claim that has a card and does not say so yet.
+/// A card that was given to a claim, and of which its owner is to be told.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Assigned {
+pub(crate) struct Issued {
+    pub(crate) activity_id: String,
+    pub(crate) fen: i64,
     pub(crate) claim_id: String,
     pub(crate) user_id: String,
+    /// `invite` or `settlement`.
     pub(crate) kind: String,
-    pub(crate) tells: bool,
     pub(crate) at_ms: i64,
     /// By which channel the user wants to be told.
     pub(crate) channel: Option<String>,

@@ -2,8 +2,8 @@
 //!
 //! Here stand the two triggers, nothing else. [`rewards`] is what a campaign does, step by step, on [`store`];
 //! [`activity`], [`period`], [`event`] and [`card`] are its words; [`import`] and [`vault`] take cards in and keep their secrets;
-//! [`notice`] is whom it tells what; [`audit`] compares the books with the events; [`group`] does together what comes
-//! at the same time. [`routes`] is HTTP, [`redis`] the Redis trigger, [`drain`] the stream that both of them empty.
+//! [`notice`] is whom it tells what; [`audit`] compares the books with the events. [`routes`] is HTTP, [`redis`] the
+//! Redis trigger, [`drain`] the stream that both of them empty.
 
 mod activity;
 mod audit;
@@ -11,7 +11,6 @@ mod card;
 mod config;
 mod drain;
 mod event;
-mod group;
 mod import;
 mod notice;
 mod period;

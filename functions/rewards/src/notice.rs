@@ -7,7 +7,7 @@ use shared::{
     message::{Accounts, Alert, Channel, Message, Notice, Recipient, Role, Text},
 };
 
-use crate::card::{Assigned, Pool, Stock};
+use crate::card::{Issued, Pool, Stock};
 
 struct Scenario {
     key: &'static str,
@@ -59,15 +59,12 @@ const CLAIM_WAITING: Scenario = Scenario {
     },
 };
 
-/// What the owner of a card that was just given is told; `None` where another of the same settlement tells it.
-pub(crate) fn card(assigned: &Assigned, accounts: &Accounts) -> Option<Message> {
-    if !assigned.tells {
-        return None;
-    }
-    let scenario = if assigned.kind == "settlement" { &POINTS_SETTLED } else { &CARD_ISSUED };
-    let claim_id = Id::parse(&assigned.claim_id)?;
+/// What the owner of a card is told.
+pub(crate) fn card(issued: &Issued, accounts: &Accounts) -> Option<Message> {
+    let scenario = if issued.kind == "settlement" { &POINTS_SETTLED } else { &CARD_ISSUED };
+    let claim_id = Id::parse(&issued.claim_id)?;
     let recipient =
-        Recipient { role: Role::Patient, id: Some(Id::parse(&assigned.user_id)?), audience: None, address: None };
+        Recipient { role: Role::Patient, id: Some(Id::parse(&issued.user_id)?), audience: None, address: None };
     let notice = Notice {
         event_id: claim_id.clone(),
         scenario: scenario.key,
@@ -75,9 +72,9 @@ pub(crate) fn card(assigned: &Assigned, accounts: &Accounts) -> Option<Message> 
         // What it is about: messages of one claim alone wait for each other.
         order_id: claim_id,
         recipient,
-        channel: assigned.channel.as_deref().and_then(Channel::parse).unwrap_or(Channel::Wechat),
+        channel: issued.channel.as_deref().and_then(Channel::parse).unwrap_or(Channel::Wechat),
         text: scenario.text,
-        occurred_at_ms: assigned.at_ms,
+        occurred_at_ms: issued.at_ms,
         nurse: None,
     };
     Some(Message::new(notice, accounts))

@@ -61,6 +61,7 @@ async fn from_stream() -> Result<(), Problem> {
     let started = Instant::now();
     let source = RedisStream::outbound(&config.stream.url, &config.stream.name, FUNCTION);
     let drained = drain(&rewards, &source, &config.stream.field, || started.elapsed() < SPEND).await;
+    rewards.tell(|| started.elapsed() < SPEND).await?;
     // What waits is delivered also when the stream could not be read.
     let delivered = rewards.outbox().deliver(Whose::Any, usize::MAX, until_ms()).await;
     drained?;
@@ -80,6 +81,7 @@ async fn from_channel(payload: &[u8]) -> Result<(), Problem> {
     // Of an array, what can be read is taken.
     let faults = batch.add(&value).err();
     batch.commit(&rewards).await?;
+    rewards.tell(|| false).await?;
     rewards.outbox().deliver(Whose::Any, DELIVERED, until_ms()).await?;
     match faults {
         Some(faults) => Err(Problem::bad_input("the payload is not acceptable").with_all(faults)),

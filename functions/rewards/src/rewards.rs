@@ -124,27 +124,6 @@ pub(crate) struct Settlement {
     pub(crate) complete: bool,
 }
 
-/// An event that is taken in batches.
-pub(crate) trait Take: Send + Sync + Sized {
-    /// Records events and gives what is due for them; their answers, in their order.
-    fn take<C: Courier>(
-        rewards: &Rewards<'_, C>,
-        events: &[Self],
-    ) -> impl Future<Output = Result<Vec<Answer>, DbError>> + Send;
-}
-
-impl Take for Registration {
-    async fn take<C: Courier>(rewards: &Rewards<'_, C>, events: &[Self]) -> Result<Vec<Answer>, DbError> {
-        rewards.register(events).await
-    }
-}
-
-impl Take for PointsEvent {
-    async fn take<C: Courier>(rewards: &Rewards<'_, C>, events: &[Self]) -> Result<Vec<Answer>, DbError> {
-        rewards.earn(events).await
-    }
-}
-
 impl<C: Courier> Rewards<'_, C> {
     pub(crate) fn outbox(&self) -> Outbox<'_, C> {
         Outbox { db: self.db, courier: self.courier, function: FUNCTION }
@@ -168,14 +147,20 @@ impl<C: Courier> Rewards<'_, C> {
             return Ok(Vec::new());
         }
         events::register(self.db, events, self.path_name(), self.now_ms()).await?;
-        let mut by_activity: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-        for event in events {
-            by_activity.entry(event.activity_id.as_str()).or_default().push(event.invitee.as_str());
+        let mut known = events::known(self.db, events).await?;
+        // What the statement could not give by itself: there was no card, or `register` is off.
+        let mut left: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for (event, known) in events.iter().zip(&known) {
+            if known.as_ref().is_some_and(KnownRow::lacks) {
+                left.entry(event.activity_id.as_str()).or_default().push(event.invitee.as_str());
+            }
         }
-        for (activity_id, invitees) in by_activity {
-            self.grant(activity_id, &invitees).await?;
+        if !left.is_empty() {
+            for (activity_id, invitees) in left {
+                self.grant(activity_id, &invitees).await?;
+            }
+            known = events::known(self.db, events).await?;
         }
-        let known = events::known(self.db, events).await?;
         Ok(events.iter().zip(known).map(|(event, known)| answer(event, known)).collect())
     }
 
@@ -198,26 +183,33 @@ impl<C: Courier> Rewards<'_, C> {
         for fen in fens {
             let claims = i64::try_from(invitees.len()).unwrap_or(BATCH) + BITE;
             let pool = Pool { activity_id, fen };
-            self.issue(pool, claims).await?;
+            cards::assign(self.db, pool, claims, self.now_ms()).await?;
             self.check(pool, false).await?;
         }
         Ok(())
     }
 
-    /// Gives cards to the oldest claims that wait, looking at `claims` of them, and tells their owners; how many that
-    /// were.
-    async fn issue(&self, pool: Pool<'_>, claims: i64) -> Result<i64, DbError> {
-        cards::assign(self.db, pool, claims, self.now_ms()).await?;
-        let assigned = cards::assigned(self.db, pool, claims).await?;
-        if assigned.is_empty() {
-            return Ok(0);
+    /// Tells owners of their cards, at most so many at once, until there is no `more_time`; how many that were. Whoever
+    /// gives a card leaves this to a later call: a card is told of once, whichever call it is.
+    pub(crate) async fn tell(&self, more_time: impl Fn() -> bool) -> Result<u64, DbError> {
+        let mut told = 0;
+        loop {
+            let issued = cards::untold(self.db, BATCH).await?;
+            let messages: Vec<_> = issued.iter().filter_map(|issued| notice::card(issued, self.accounts)).collect();
+            self.outbox().enqueue(&messages).await?;
+            if !issued.is_empty() {
+                let ids: Vec<&str> = issued.iter().map(|issued| issued.claim_id.as_str()).collect();
+                cards::told(self.db, &ids).await?;
+            }
+            let pools: BTreeSet<_> = issued.iter().map(|issued| (issued.activity_id.as_str(), issued.fen)).collect();
+            for (activity_id, fen) in pools {
+                self.check(Pool { activity_id, fen }, false).await?;
+            }
+            told += issued.len() as u64;
+            if issued.is_empty() || !more_time() {
+                return Ok(told);
+            }
         }
-        // Told before it is marked: cut off in between, the next call finds it and tells it under the same id.
-        let messages: Vec<_> = assigned.iter().filter_map(|assigned| notice::card(assigned, self.accounts)).collect();
-        self.outbox().enqueue(&messages).await?;
-        let ids: Vec<&str> = assigned.iter().map(|assigned| assigned.claim_id.as_str()).collect();
-        cards::mark(self.db, &ids).await?;
-        Ok(i64::try_from(ids.len()).unwrap_or_default())
     }
 
     /// Tells operators what is newly the matter with a pool; with `over`, notes also what is the matter no more.
@@ -247,7 +239,7 @@ impl<C: Courier> Rewards<'_, C> {
     pub(crate) async fn fulfil_pool(&self, pool: Pool<'_>, more_time: impl Fn() -> bool) -> Result<i64, DbError> {
         let mut fulfilled = 0;
         loop {
-            let issued = self.issue(pool, BATCH).await?;
+            let issued = cards::assign(self.db, pool, BATCH, self.now_ms()).await?;
             fulfilled += issued;
             if issued == 0 || !more_time() {
                 break;
@@ -299,6 +291,7 @@ impl<C: Courier> Rewards<'_, C> {
             after = last;
             done.complete = more_time();
         }
+        self.tell(&more_time).await?;
         done.waiting = claims::waiting(self.db, activity_id).await?.into_iter().map(|(_, waiting)| waiting).sum();
         Ok(done)
     }

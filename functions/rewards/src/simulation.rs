@@ -334,7 +334,6 @@ async fn run(call: Call, db: Db, world: Shared) -> Result<(), DbError> {
         Call::Void(invitee) => drop(rewards.void(ACTIVITY, invitee.as_str(), "false").await?),
         Call::Activate(number) => {
             if let Some(claim) = numbered(&db, number).await? {
-                cards::mark(&db, &[&claim.id]).await?;
                 claims::activate(&db, &claim.id, &claim.user_id, now_ms).await?;
             }
         }
@@ -359,7 +358,10 @@ async fn run(call: Call, db: Db, world: Shared) -> Result<(), DbError> {
         Call::Terms(terms) => {
             activities::change(&db, ACTIVITY, &Change { terms, ..Change::default() }, now_ms).await?;
         }
-        Call::Deliver => drop(rewards.outbox().deliver(Whose::Any, 8, i64::MAX).await?),
+        Call::Deliver => {
+            rewards.tell(always).await?;
+            rewards.outbox().deliver(Whose::Any, 8, i64::MAX).await?;
+        }
     }
     Ok(())
 }

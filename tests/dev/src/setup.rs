@@ -78,13 +78,13 @@ async fn program(name: &str, formula: &str) -> Result<()> {
     Ok(())
 }
 
-/// Builds the components, as they ship: each by itself, since built together each would get the features that any of
-/// them asks of a crate.
+/// Builds the components, as they ship.
 pub(crate) async fn build_components(packages: &[&str]) -> Result<()> {
+    let mut arguments = vec!["build", "--release", "--target", TARGET];
     for package in packages {
-        cargo(&["build", "--release", "--target", TARGET, "-p", package]).await?;
+        arguments.extend(["-p", package]);
     }
-    Ok(())
+    cargo(&arguments).await
 }
 
 /// Builds the stand-in host.

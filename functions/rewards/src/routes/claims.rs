@@ -79,10 +79,6 @@ pub(super) async fn activate(Path(id): Path<String>, request: Request) -> Result
     if claim.user_id != user_id.as_str() {
         return Err(Problem::new(Kind::Forbidden, "the claim is another user's"));
     }
-    // A card that was given and not yet written to the claim is theirs.
-    if claim.state == "waiting" {
-        cards::mark(db, &[&id]).await?;
-    }
     let card = cards::of_claim(db, &id).await?;
     let Some(card) = card else {
         return Err(Problem::new(Kind::WrongState, "the claim waits for a card"));

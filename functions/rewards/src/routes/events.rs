@@ -16,7 +16,6 @@ use shared::{
     http::{JSON_LIMIT, read_whole},
     json::Value,
     log::EntryPath,
-    outbox::Courier,
     problem::{Fault, Kind, Problem},
     query::Query,
 };
@@ -26,8 +25,7 @@ use crate::{
     config::db,
     drain::log,
     event::{PointsEvent, Registration, one_or_many},
-    group::Group,
-    rewards::{Answer, Outcome, Rewards, Take},
+    rewards::{Answer, Outcome},
     store::{
         claims::{self, Claim},
         events,
@@ -46,7 +44,6 @@ const TOGETHER: usize = 200;
 const REASON_MAX: usize = 200;
 
 pub(super) async fn registrations(Path(id): Path<String>, request: Request) -> Result<Response, Problem> {
-    static GROUP: Group<Registration, Result<Answer, Problem>> = Group::new();
     allowed(Role::Service, request.headers()).await?;
     let started = Instant::now();
     let body = read_whole(request.into_body(), JSON_LIMIT).await?;
@@ -54,13 +51,15 @@ pub(super) async fn registrations(Path(id): Path<String>, request: Request) -> R
     let read = |value: &Value<'_>, base| Registration::read(value, base, Some(&id));
     let (events, many) = one_or_many(&parsed(&body)?, read)?;
     let rewards = rewards().await?;
-    let answers = taken(&rewards, &GROUP, events, many).await?;
+    let mut answers = Vec::with_capacity(events.len());
+    for events in events.chunks(TOGETHER) {
+        answers.extend(rewards.register(events).await?);
+    }
     deliver_soon();
     answered(answers, many, started)
 }
 
 pub(super) async fn points(Path(id): Path<String>, request: Request) -> Result<Response, Problem> {
-    static GROUP: Group<PointsEvent, Result<Answer, Problem>> = Group::new();
     allowed(Role::Service, request.headers()).await?;
     let started = Instant::now();
     let body = read_whole(request.into_body(), JSON_LIMIT).await?;
@@ -68,30 +67,11 @@ pub(super) async fn points(Path(id): Path<String>, request: Request) -> Result<R
     let read = |value: &Value<'_>, base| PointsEvent::read(value, base, Some(&id));
     let (events, many) = one_or_many(&parsed(&body)?, read)?;
     let rewards = rewards().await?;
-    let answers = taken(&rewards, &GROUP, events, many).await?;
-    answered(answers, many, started)
-}
-
-/// Takes events: those of an array in batches, single ones together with others that come at the same time.
-async fn taken<T: Take, C: Courier>(
-    rewards: &Rewards<'_, C>,
-    group: &Group<T, Result<Answer, Problem>>,
-    mut events: Vec<T>,
-    many: bool,
-) -> Result<Vec<Answer>, Problem> {
-    if !many && let Some(event) = events.pop() {
-        let answer = group.submit(event, async |events: Vec<T>| match T::take(rewards, &events).await {
-            Ok(answers) => answers.into_iter().map(Ok).collect(),
-            Err(error) => vec![Err(Problem::from(error)); events.len()],
-        });
-        let lost = || Problem::new(Kind::Internal, "the event was not taken; the same call may succeed");
-        return answer.await.ok_or_else(lost)?.map(|answer| vec![answer]);
-    }
     let mut answers = Vec::with_capacity(events.len());
     for events in events.chunks(TOGETHER) {
-        answers.extend(T::take(rewards, events).await?);
+        answers.extend(rewards.earn(events).await?);
     }
-    Ok(answers)
+    answered(answers, many, started)
 }
 
 /// One answer with its own status, or those of an array: 202 where something is held.

@@ -1,11 +1,11 @@
 //! Cards: the pool, who gets which, and what was recalled. A card belongs to a claim when it names it: `claim_id` is
-//! unique and never changes. The claim's own column follows in a second statement, which anybody may repeat.
+//! unique and never changes, and the claim's own column is written with it.
 
 use serde::Serialize;
 use shared::db::{Db, DbError, Row};
 
 use super::json;
-use crate::card::{Assigned, Pool, Stock};
+use crate::card::{Issued, Pool, Stock};
 
 /// A card as it is kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -39,53 +39,56 @@ pub(crate) async fn import(
     rows.iter().map(|row| Ok((row.text(0)?.to_owned(), row.integer(1)? == 1))).collect()
 }
 
-/// Gives free cards to the `claims` oldest claims that wait and have none, one to each.
+/// Gives free cards to the `claims` oldest claims that wait, one to each, and returns how many that were.
 ///
 /// The pairing is made and written by one statement; that two which run at once choose the same card is forbidden by
 /// the engine's write lock and, whatever the engine, by the unique `claim_id`.
-pub(crate) async fn assign(db: &Db, pool: Pool<'_>, claims: i64, now_ms: i64) -> Result<(), DbError> {
+pub(crate) async fn assign(db: &Db, pool: Pool<'_>, claims: i64, now_ms: i64) -> Result<i64, DbError> {
     const SQL: &str = "UPDATE rewards_cards SET claim_id = pair.claim_id, issued_at_ms = $1
         FROM (SELECT w.id AS claim_id, f.card_no
             FROM (SELECT id, row_number() OVER (ORDER BY seq) AS place
                 FROM (SELECT id, seq FROM rewards_claims
-                    WHERE state = 'waiting' AND activity_id = $2 AND fen = $3 ORDER BY seq LIMIT $4) AS o
-                WHERE NOT EXISTS (SELECT 1 FROM rewards_cards AS k WHERE k.claim_id = o.id)) AS w
+                    WHERE state = 'waiting' AND activity_id = $2 AND fen = $3 ORDER BY seq LIMIT $4)) AS w
             JOIN (SELECT card_no, row_number() OVER (ORDER BY seq) AS place
                 FROM (SELECT card_no, seq FROM rewards_cards
                     WHERE claim_id IS NULL AND activity_id = $2 AND fen = $3
                         AND (expires_at_ms IS NULL OR expires_at_ms > $1)
                     ORDER BY seq LIMIT $4)) AS f ON f.place = w.place) AS pair
-        WHERE rewards_cards.card_no = pair.card_no AND rewards_cards.claim_id IS NULL";
-    db.execute(SQL, [now_ms.into(), pool.activity_id.into(), pool.fen.into(), claims.into()]).await
+        WHERE rewards_cards.card_no = pair.card_no AND rewards_cards.claim_id IS NULL
+        RETURNING 1";
+    const WAITS: &str =
+        "SELECT 1 FROM rewards_claims WHERE state = 'waiting' AND activity_id = $1 AND fen = $2 LIMIT 1";
+    // Mostly nobody waits, and a read takes nobody's lock.
+    if db.query(WAITS, [pool.activity_id.into(), pool.fen.into()]).await?.is_empty() {
+        return Ok(0);
+    }
+    let values = [now_ms.into(), pool.activity_id.into(), pool.fen.into(), claims.into()];
+    Ok(i64::try_from(db.query(SQL, values).await?.len()).unwrap_or_default())
 }
 
-/// Which of the `claims` oldest that wait have a card.
-pub(crate) async fn assigned(db: &Db, pool: Pool<'_>, claims: i64) -> Result<Vec<Assigned>, DbError> {
-    const SQL: &str = "SELECT o.id, o.user_id, o.kind, o.tells, k.issued_at_ms, p.channel
-        FROM (SELECT id, user_id, kind, tells, activity_id FROM rewards_claims
-            WHERE state = 'waiting' AND activity_id = $1 AND fen = $2 ORDER BY seq LIMIT $3) AS o
-        JOIN rewards_cards AS k ON k.claim_id = o.id
-        LEFT JOIN rewards_participants AS p ON p.activity_id = o.activity_id AND p.user_id = o.user_id";
-    let assigned = |row: &Row| {
-        Ok(Assigned {
+/// Cards of which nobody was told yet, at most `limit`.
+pub(crate) async fn untold(db: &Db, limit: i64) -> Result<Vec<Issued>, DbError> {
+    const SQL: &str = "SELECT c.id, c.user_id, c.kind, c.issued_at_ms, p.channel, c.activity_id, c.fen
+        FROM (SELECT id, activity_id, fen, user_id, kind, issued_at_ms FROM rewards_claims
+            WHERE state = 'issued' AND tells = 1 AND told = 0 ORDER BY seq LIMIT $1) AS c
+        LEFT JOIN rewards_participants AS p ON p.activity_id = c.activity_id AND p.user_id = c.user_id";
+    let issued = |row: &Row| {
+        Ok(Issued {
             claim_id: row.text(0)?.to_owned(),
             user_id: row.text(1)?.to_owned(),
             kind: row.text(2)?.to_owned(),
-            tells: row.integer(3)? == 1,
-            at_ms: row.integer(4)?,
-            channel: row.optional_text(5)?.map(str::to_owned),
+            at_ms: row.integer(3)?,
+            channel: row.optional_text(4)?.map(str::to_owned),
+            activity_id: row.text(5)?.to_owned(),
+            fen: row.integer(6)?,
         })
     };
-    let values = [pool.activity_id.into(), pool.fen.into(), claims.into()];
-    db.query(SQL, values).await?.iter().map(assigned).collect()
+    db.query(SQL, [limit.into()]).await?.iter().map(issued).collect()
 }
 
-/// Writes these claims' cards to the claims. One that was recalled meanwhile stays so.
-pub(crate) async fn mark(db: &Db, claim_ids: &[&str]) -> Result<(), DbError> {
-    const SQL: &str = "UPDATE rewards_claims SET state = 'issued', card_no = k.card_no, issued_at_ms = k.issued_at_ms
-        FROM rewards_cards AS k
-        WHERE k.claim_id = rewards_claims.id AND rewards_claims.state = 'waiting'
-            AND rewards_claims.id IN (SELECT value FROM json_each($1))";
+/// Notes that the owners of these claims are told: the messages are in the outbox.
+pub(crate) async fn told(db: &Db, claim_ids: &[&str]) -> Result<(), DbError> {
+    const SQL: &str = "UPDATE rewards_claims SET told = 1 WHERE id IN (SELECT value FROM json_each($1))";
     db.execute(SQL, [json(&claim_ids)?.into()]).await
 }
 

@@ -155,11 +155,21 @@ pub(crate) struct KnownRow {
     pub(crate) points: i64,
     pub(crate) claim_id: Option<String>,
     pub(crate) claim_state: Option<String>,
+    pub(crate) points_given: bool,
+    pub(crate) card_fen: i64,
+}
+
+impl KnownRow {
+    /// Whether something is due that was not given.
+    pub(crate) fn lacks(&self) -> bool {
+        let card = self.card_fen > 0 && self.claim_state.as_deref().is_none_or(|state| state == "waiting");
+        self.due && !self.held && (card || (self.points > 0 && !self.points_given))
+    }
 }
 
 const KNOWN: &str =
     "w.event_id, w.invitee, w.opened_at_ms, w.new_customer, w.held, w.voided_at_ms IS NOT NULL, w.inviter,
-    w.due, w.points, c.id, c.state";
+    w.due, w.points, c.id, c.state, EXISTS (SELECT 1 FROM rewards_points AS p WHERE p.key = w.key), w.card_fen";
 
 /// A row that has [`KNOWN`] from the column `first` on.
 fn known_row(row: &Row, first: usize) -> Result<KnownRow, DbError> {
@@ -178,6 +188,8 @@ fn known_row(row: &Row, first: usize) -> Result<KnownRow, DbError> {
         points: row.integer(first + 8)?,
         claim_id: optional(9)?,
         claim_state: optional(10)?,
+        points_given: flag(11)?,
+        card_fen: row.integer(first + 12)?,
     })
 }
 

@@ -1,5 +1,6 @@
 //! This function's SQL, all of it. What may happen once has a key that is unique, and each step is one statement that
-//! may be repeated: a crash between any two leaves a state from which repeating the call finishes the work.
+//! may be repeated: a crash between any two leaves a state from which repeating the call finishes the work. What a
+//! statement brings with it, a trigger does within that statement.
 //!
 //! [`activities`]: campaigns and their terms; [`events`]: what happened; [`claims`]: what is due for it; [`cards`]: the
 //! cards, and who gets which; [`points`]: the ledger; [`settlements`]: points into cards; [`audit`]: the books.
@@ -113,7 +114,7 @@ pub(crate) const MIGRATIONS: &[Migration] = &[Migration {
         "CREATE INDEX rewards_points_user ON rewards_points (activity_id, user_id, at_ms, points)",
         // A claim is a card that is due. Its key names what for: once. `card_no` is unique here and `claim_id` on the
         // card's side: two claims never share a card, nor two cards a claim. `tells` marks the one of a settlement's
-        // claims that its message belongs to.
+        // claims that its message belongs to; `told` is 0 until that message is in the outbox.
         "CREATE TABLE rewards_claims (
             seq INTEGER PRIMARY KEY,
             id TEXT NOT NULL UNIQUE,
@@ -127,6 +128,7 @@ pub(crate) const MIGRATIONS: &[Migration] = &[Migration {
             period TEXT,
             n INTEGER,
             tells INTEGER NOT NULL,
+            told INTEGER NOT NULL DEFAULT 0,
             at_ms INTEGER NOT NULL,
             state TEXT NOT NULL CHECK (state IN ('waiting', 'issued', 'activated', 'recalled')),
             card_no TEXT UNIQUE,
@@ -138,6 +140,7 @@ pub(crate) const MIGRATIONS: &[Migration] = &[Migration {
         )",
         // The oldest that wait are served first, and are few among many.
         "CREATE INDEX rewards_claims_waiting ON rewards_claims (activity_id, fen, seq) WHERE state = 'waiting'",
+        "CREATE INDEX rewards_claims_untold ON rewards_claims (seq) WHERE state = 'issued' AND tells = 1 AND told = 0",
         "CREATE INDEX rewards_claims_user ON rewards_claims (user_id, seq)",
         "CREATE INDEX rewards_claims_settled ON rewards_claims (activity_id, period, user_id, n)
             WHERE kind = 'settlement'",
@@ -183,6 +186,57 @@ pub(crate) const MIGRATIONS: &[Migration] = &[Migration {
                 (SELECT max(l.from_ms) FROM rewards_terms AS l
                     WHERE l.activity_id = r.activity_id AND l.from_ms <= r.opened_at_ms)
             LEFT JOIN rewards_invitations AS i ON i.activity_id = r.activity_id AND i.invitee = r.invitee",
+        // What a registration earns is given by the statement that records it, and what an invitation earns whose
+        // registration came first by that one: nothing is between them that could be cut off, and a grant is one commit.
+        "CREATE TRIGGER rewards_registered AFTER INSERT ON rewards_registrations WHEN NEW.held = 0 BEGIN
+            INSERT INTO rewards_points (key, activity_id, user_id, kind, points, event_id, invitee, at_ms, recorded_at_ms)
+                SELECT e.key, e.activity_id, e.inviter, 'invite', e.points, e.event_id, e.invitee, e.opened_at_ms,
+                    NEW.recorded_at_ms
+                FROM rewards_earnings AS e
+                WHERE e.activity_id = NEW.activity_id AND e.invitee = NEW.invitee
+                    AND e.due AND e.register_on = 1 AND e.points > 0
+                ON CONFLICT (key) DO NOTHING;
+            INSERT INTO rewards_claims (id, key, activity_id, user_id, kind, fen, event_id, invitee, tells, at_ms, state,
+                    created_at_ms)
+                SELECT 'clm_' || lower(hex(randomblob(12))), e.key, e.activity_id, e.inviter, 'invite', e.card_fen,
+                    e.event_id, e.invitee, 1, e.opened_at_ms, 'waiting', NEW.recorded_at_ms
+                FROM rewards_earnings AS e
+                WHERE e.activity_id = NEW.activity_id AND e.invitee = NEW.invitee
+                    AND e.due AND e.register_on = 1 AND e.card_fen > 0
+                ON CONFLICT (key) DO NOTHING;
+        END",
+        "CREATE TRIGGER rewards_invited AFTER INSERT ON rewards_invitations BEGIN
+            INSERT INTO rewards_points (key, activity_id, user_id, kind, points, event_id, invitee, at_ms, recorded_at_ms)
+                SELECT e.key, e.activity_id, e.inviter, 'invite', e.points, e.event_id, e.invitee, e.opened_at_ms,
+                    NEW.recorded_at_ms
+                FROM rewards_earnings AS e
+                WHERE e.activity_id = NEW.activity_id AND e.invitee = NEW.invitee
+                    AND e.due AND e.register_on = 1 AND e.points > 0
+                ON CONFLICT (key) DO NOTHING;
+            INSERT INTO rewards_claims (id, key, activity_id, user_id, kind, fen, event_id, invitee, tells, at_ms, state,
+                    created_at_ms)
+                SELECT 'clm_' || lower(hex(randomblob(12))), e.key, e.activity_id, e.inviter, 'invite', e.card_fen,
+                    e.event_id, e.invitee, 1, e.opened_at_ms, 'waiting', NEW.recorded_at_ms
+                FROM rewards_earnings AS e
+                WHERE e.activity_id = NEW.activity_id AND e.invitee = NEW.invitee
+                    AND e.due AND e.register_on = 1 AND e.card_fen > 0
+                ON CONFLICT (key) DO NOTHING;
+        END",
+        // A new claim takes the oldest free card, unless an older claim waits for one.
+        "CREATE TRIGGER rewards_claimed AFTER INSERT ON rewards_claims WHEN NEW.state = 'waiting' BEGIN
+            UPDATE rewards_cards SET claim_id = NEW.id, issued_at_ms = NEW.created_at_ms
+                WHERE card_no = (SELECT f.card_no FROM rewards_cards AS f
+                        WHERE f.claim_id IS NULL AND f.activity_id = NEW.activity_id AND f.fen = NEW.fen
+                            AND (f.expires_at_ms IS NULL OR f.expires_at_ms > NEW.created_at_ms)
+                        ORDER BY f.seq LIMIT 1)
+                    AND NOT EXISTS (SELECT 1 FROM rewards_claims AS o WHERE o.state = 'waiting'
+                        AND o.activity_id = NEW.activity_id AND o.fen = NEW.fen AND o.seq < NEW.seq);
+        END",
+        // Both sides of a card and its claim are written together, whoever gives it.
+        "CREATE TRIGGER rewards_given AFTER UPDATE OF claim_id ON rewards_cards WHEN NEW.claim_id IS NOT NULL BEGIN
+            UPDATE rewards_claims SET state = 'issued', card_no = NEW.card_no, issued_at_ms = NEW.issued_at_ms
+                WHERE id = NEW.claim_id AND state = 'waiting';
+        END",
     ],
 }];
 

@@ -61,7 +61,7 @@ async fn grants(kind: Kind, settings: &Settings) -> Result<Vec<Round>> {
     database.execute_batch(&format!(
         "{NUMBERS} INSERT INTO probe_cards (id) SELECT n + 1 FROM numbers WHERE n < {count};
         {NUMBERS} INSERT INTO rewards_invitations (activity_id, invitee, inviter, invited_at_ms, recorded_at_ms)
-            SELECT 'bench', 'friend-' || n, 'u' || n % 1000, 0, 0 FROM numbers WHERE n < {count};
+            SELECT 'bench', 'friend-' || n, 'u' || (n % 1000), 0, 0 FROM numbers WHERE n < {count};
         {NUMBERS} INSERT INTO rewards_cards (card_no, activity_id, fen, secret, import_id, imported_at_ms)
             SELECT 'card-' || n, 'bench', 2000, 'sealed', 'bench', 0 FROM numbers WHERE n < {count};",
         NUMBERS = numbers(count),
@@ -133,27 +133,18 @@ async fn audit(kind: Kind, count: u64) -> Result<Value> {
     // 2020-09-23T10:00:00+08:00.
     const AT_MS: i64 = 1_600_826_400_000;
     let numbers = numbers(count);
-    // Keys in the order of their numbers: `friend-` and ten digits.
+    // The registrations' own statement gives what is due for them: points, a claim and a card each. It is 2020 for the
+    // cards, too.
     database(&runtime)?.execute_batch(&format!(
-        "{numbers} INSERT INTO rewards_invitations (activity_id, invitee, inviter, invited_at_ms, recorded_at_ms)
-            SELECT 'bench', printf('friend-%010d', n), 'u' || n % 100000, 0, 0 FROM numbers WHERE n < {count};
+        "{numbers} INSERT INTO rewards_cards (card_no, activity_id, fen, secret, import_id, imported_at_ms)
+            SELECT printf('card-%010d', n), 'bench', 2000, 'sealed', 'bench', 0 FROM numbers WHERE n < {count};
+        {numbers} INSERT INTO rewards_invitations (activity_id, invitee, inviter, invited_at_ms, recorded_at_ms)
+            SELECT 'bench', printf('friend-%010d', n), 'u' || (n % 100000), 0, 0 FROM numbers WHERE n < {count};
         {numbers} INSERT INTO rewards_registrations (activity_id, invitee, event_id, opened_at_ms, new_customer, held,
                 path, recorded_at_ms)
-            SELECT 'bench', printf('friend-%010d', n), printf('open-%010d', n), {AT_MS}, 1, 0, 'http', 0
+            SELECT 'bench', printf('friend-%010d', n), printf('open-%010d', n), {AT_MS}, 1, 0, 'http', {AT_MS}
             FROM numbers WHERE n < {count};
-        {numbers} INSERT INTO rewards_points (key, activity_id, user_id, kind, points, event_id, invitee, at_ms,
-                recorded_at_ms)
-            SELECT printf('invite:bench:friend-%010d', n), 'bench', 'u' || n % 100000, 'invite', 20,
-                printf('open-%010d', n), printf('friend-%010d', n), {AT_MS}, 0 FROM numbers WHERE n < {count};
-        {numbers} INSERT INTO rewards_claims (id, key, activity_id, user_id, kind, fen, event_id, invitee, tells, at_ms,
-                state, card_no, created_at_ms, issued_at_ms)
-            SELECT printf('clm_%010d', n), printf('invite:bench:friend-%010d', n), 'bench', 'u' || n % 100000, 'invite',
-                2000, printf('open-%010d', n), printf('friend-%010d', n), 1, {AT_MS}, 'issued',
-                printf('card-%010d', n), 0, 0 FROM numbers WHERE n < {count};
-        {numbers} INSERT INTO rewards_cards (card_no, activity_id, fen, secret, import_id, imported_at_ms, claim_id,
-                issued_at_ms)
-            SELECT printf('card-%010d', n), 'bench', 2000, 'sealed', 'bench', 0, printf('clm_%010d', n), 0
-            FROM numbers WHERE n < {count};"
+        UPDATE rewards_claims SET told = 1;"
     ))?;
     let before = runtime.peak_memory_bytes();
     let mut times = Vec::new();
