@@ -1,4 +1,5 @@
-//! `dev demo`: plays the life of two orders through the running application, and shows the messages it sends.
+//! `dev demo`: plays the life of two orders and of a campaign through the running application, and shows the messages
+//! and answers.
 
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use serde_json::Value;
 use time::OffsetDateTime;
 use tokio::time::{Instant, sleep};
 
+use crate::campaign::Campaign;
 use crate::messages;
 use crate::settings::{self, first_token, reachable};
 
@@ -40,6 +42,7 @@ pub(crate) async fn run(settings: settings::Demo) -> Result<()> {
     let mut given = settings::given_variables()?;
     let named_gateway = given.get("push_gateway").cloned();
     given.entry("api_token".to_owned()).or_insert(settings.api_token);
+    given.entry("admin_token".to_owned()).or_insert(settings.admin_token);
 
     let client = http_client(ANSWER_TIMEOUT);
     let origin = format!("http://{}", reachable(settings.gateway_listen));
@@ -59,7 +62,13 @@ pub(crate) async fn run(settings: settings::Demo) -> Result<()> {
     if player.failures > 0 {
         bail!("{} of the messages were not sent", player.failures);
     }
-    Ok(())
+    let campaign = Campaign {
+        client: player.client,
+        origin: format!("http://{}", reachable(settings.listen)),
+        api_token: player.token,
+        admin_token: first_token(&given, "admin_token").to_owned(),
+    };
+    campaign.play(&format!("demo-{order_id}")).await
 }
 
 struct Player {

@@ -2,6 +2,7 @@
 //! benchmark. Parameters come from the environment; the Makefile has their defaults, except the benchmark's.
 
 mod bench;
+mod campaign;
 mod demo;
 mod doorbell;
 mod manifest;
