@@ -169,20 +169,20 @@ impl<C: Courier> Outbox<'_, C> {
     /// Those of the database; then they are to be enqueued again. Of more than 1,000 some may be kept.
     pub async fn enqueue(&self, messages: &[Message]) -> Result<(), DbError> {
         for messages in messages.chunks(ENQUEUED_MAX) {
-            self.enqueue_rows(messages.iter().map(row).collect::<Result<_, _>>()?).await?;
+            self.enqueue_rows(MESSAGES, messages.iter().map(row).collect::<Result<_, _>>()?).await?;
         }
         Ok(())
     }
 
-    /// Keeps rows of the courier's queue, at most 1,000. One whose id is there already changes nothing.
+    /// Keeps rows of a queue, at most 1,000. One whose id is there already changes nothing.
     ///
     /// # Errors
     /// Those of the database; then they are to be enqueued again.
-    pub async fn enqueue_rows(&self, rows: Vec<NewRow<'_>>) -> Result<(), DbError> {
+    pub async fn enqueue_rows(&self, queue: &str, rows: Vec<NewRow<'_>>) -> Result<(), DbError> {
         if rows.is_empty() {
             return Ok(());
         }
-        store::insert(self.db, (self.function, self.courier.queue()), rows, self.courier.now_ms()).await
+        store::insert(self.db, (self.function, queue), rows, self.courier.now_ms()).await
     }
 
     /// Posts what is due, at most `rows` of it, and begins nothing after `until_ms`.

@@ -74,7 +74,9 @@ impl App {
         let variable = |name, default| self.runtime.variable(name).unwrap_or(default);
         let orders = variable("orders_channel", "orders");
         let doorbell = format!("__keyspace@0__:{}", variable("orders_stream", "orders:stream"));
-        for channel in [orders, &doorbell, "pharmacy.orders", "images.messages", "accounts.opened"] {
+        let prescriptions = format!("__keyspace@0__:{}", variable("pharmacy_stream", "pharmacy:stream"));
+        let channels = [orders, &doorbell, "pharmacy.orders", &prescriptions, "images.messages", "accounts.opened"];
+        for channel in channels {
             redis.wait_for_subscriber(channel, PATIENCE).await?;
         }
         Ok(())
