@@ -17,7 +17,7 @@ use spin_sdk::wasip3::random::random;
 use crate::{
     clock,
     config::variable,
-    http::{ANSWER_TIMEOUT, CONNECT_TIMEOUT, SendError, send},
+    http::{ANSWER_TIMEOUT, CONNECT_TIMEOUT, SendError, is_origin, send},
     id::Id,
     log::{EntryPath, Line},
     message::Role,
@@ -46,17 +46,7 @@ impl Gateway {
         }
         let mut faults = Vec::new();
         let base = origin.strip_suffix('/').unwrap_or(origin);
-        let is_origin = base.parse::<Uri>().is_ok_and(|uri| {
-            let scheme = matches!(uri.scheme_str(), Some("http" | "https"));
-            let bare = base.split_once("://").is_some_and(|(_, rest)| !rest.contains(['/', '?', '#', '@', '*']));
-            let named = uri.host().is_some_and(|host| !host.is_empty());
-            // A port that is there must be one.
-            let port = uri.authority().is_some_and(|authority| {
-                authority.as_str().len() == authority.host().len() || authority.port_u16().is_some()
-            });
-            scheme && bare && named && port
-        });
-        if !is_origin {
+        if !is_origin(base) {
             faults.push(Fault::at(format!("/variables/{name}"), "must be an origin such as https://push.example.org"));
         }
         if !path.starts_with('/') {
@@ -107,7 +97,7 @@ impl Endpoint {
 }
 
 /// `Retry-After` (RFC 9110, section 10.2.3), in seconds or as a date, as milliseconds from now.
-fn retry_after_ms(value: &str, now_ms: i64) -> Option<i64> {
+pub fn retry_after_ms(value: &str, now_ms: i64) -> Option<i64> {
     if let Ok(seconds) = value.trim().parse::<u32>() {
         return Some(i64::from(seconds) * 1000);
     }

@@ -51,6 +51,8 @@ pub enum Kind {
     SwitchedOff,
     /// 415: a body of a kind that the route does not read.
     UnsupportedMedia,
+    /// 422: the input can be read, and does not fit what is here.
+    Unprocessable,
     /// 413: a body over its limit.
     TooLarge,
     /// 503: the deployment's own variables are wrong; an operator must act.
@@ -76,6 +78,9 @@ impl Kind {
             Self::SwitchedOff => ("switched-off", StatusCode::FORBIDDEN, "An operator has switched it off"),
             Self::UnsupportedMedia => {
                 ("unsupported-media", StatusCode::UNSUPPORTED_MEDIA_TYPE, "The route reads other kinds of bodies")
+            }
+            Self::Unprocessable => {
+                ("unprocessable", StatusCode::UNPROCESSABLE_ENTITY, "The input does not fit what is here")
             }
             Self::TooLarge => ("too-large", StatusCode::PAYLOAD_TOO_LARGE, "The body is over its limit"),
             Self::Misconfigured => {

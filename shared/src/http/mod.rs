@@ -45,6 +45,10 @@ static STARTING: futures::lock::Mutex<()> = futures::lock::Mutex::new(());
 #[macro_export]
 macro_rules! http_trigger {
     ($router:path) => {
+        $crate::http_trigger!($router, all_headers_under = "");
+    };
+    // Requests under this path come from elsewhere, signed in headers that only their sender's adapter knows.
+    ($router:path, all_headers_under = $path:literal) => {
         struct Http;
         ::spin_sdk::wasip3::http::service::export!(Http);
 
@@ -52,18 +56,23 @@ macro_rules! http_trigger {
             async fn handle(
                 request: ::spin_sdk::wasip3::http::types::Request,
             ) -> Result<::spin_sdk::wasip3::http::types::Response, ::spin_sdk::wasip3::http::types::ErrorCode> {
-                $crate::http::serve($router(), request).await
+                $crate::http::serve($router(), request, $path).await
             }
         }
     };
 }
 
-/// Answers the runtime's `request` by `router`, which a function builds once and keeps.
+/// Answers the runtime's `request` by `router`, which a function builds once and keeps. Of a request whose path begins
+/// with `all_headers_under`, unless that is empty, all headers are fetched; of others those that any function reads.
 ///
 /// # Errors
 /// If either is none that HTTP, or the runtime, knows.
-pub async fn serve(router: &Router, request: types::Request) -> Result<types::Response, ErrorCode> {
-    match router.clone().call(wasi::request(request)?).await {
+pub async fn serve(
+    router: &Router,
+    request: types::Request,
+    all_headers_under: &str,
+) -> Result<types::Response, ErrorCode> {
+    match router.clone().call(wasi::request(request, all_headers_under)?).await {
         Ok(response) => wasi::response(response).await,
         Err(never) => match never {},
     }
@@ -150,6 +159,47 @@ impl From<ErrorCode> for SendError {
             ErrorCode::DnsError(_) | ErrorCode::DnsTimeout | ErrorCode::DestinationNotFound => Self::UnknownHost,
             other => Self::Other(other.to_string()),
         }
+    }
+}
+
+/// Whether a text is an origin, as an outbound grant is one: `https://push.example.org`, without a path or a slash.
+pub fn is_origin(text: &str) -> bool {
+    text.parse::<http::Uri>().is_ok_and(|uri| {
+        let scheme = matches!(uri.scheme_str(), Some("http" | "https"));
+        let bare = text.split_once("://").is_some_and(|(_, rest)| !rest.contains(['/', '?', '#', '@', '*']));
+        let named = uri.host().is_some_and(|host| !host.is_empty());
+        // A port that is there must be one.
+        let port = uri.authority().is_some_and(|authority| {
+            authority.as_str().len() == authority.host().len() || authority.port_u16().is_some()
+        });
+        scheme && bare && named && port
+    })
+}
+
+/// Sends a request as [`send`] does and reads the whole answer, which may have `limit` bytes.
+///
+/// # Errors
+/// Says why there is no answer.
+pub async fn send_whole(
+    request: http::Request<Bytes>,
+    within: Duration,
+    limit: usize,
+) -> Result<http::Response<Bytes>, SendError> {
+    let answer = std::pin::pin!(async {
+        let (head, mut body) = send(request, within).await?.into_parts();
+        let mut whole = BytesMut::new();
+        while let Some(frame) = body.frame().await {
+            let Ok(data) = frame?.into_data() else { continue };
+            if whole.len() + data.len() > limit {
+                return Err(SendError::Other(format!("it answered over {limit} bytes")));
+            }
+            whole.extend_from_slice(&data);
+        }
+        Ok(http::Response::from_parts(head, whole.freeze()))
+    });
+    match select(answer, std::pin::pin!(spin_sdk::time::sleep(within))).await {
+        Either::Left((answer, _)) => answer,
+        Either::Right(_) => Err(SendError::TimedOut),
     }
 }
 

@@ -35,22 +35,31 @@ const READ_MAX: usize = 16 * 1024;
 /// cost two allocations each.
 const READ: [HeaderName; 3] = [header::AUTHORIZATION, header::CONTENT_TYPE, header::CONTENT_LENGTH];
 
-/// A request as axum takes it: method, path with query, body, and those headers that somebody reads.
+/// A request as axum takes it: method, path with query, body, and those headers that somebody reads, which are all where
+/// its path begins with `all_headers_under`.
 ///
 /// # Errors
 /// If one of them is none that HTTP knows.
-pub(super) fn request(request: types::Request) -> Result<Request, ErrorCode> {
+pub(super) fn request(request: types::Request, all_headers_under: &str) -> Result<Request, ErrorCode> {
     let path = request.get_path_with_query().unwrap_or_else(|| "/".to_owned());
     let (mut head, ()) = axum::http::Request::new(()).into_parts();
     head.method = request.get_method().try_into().map_err(|_| ErrorCode::HttpRequestMethodInvalid)?;
+    let all = !all_headers_under.is_empty() && path.starts_with(all_headers_under);
     head.uri = path.try_into().map_err(|_| ErrorCode::HttpRequestUriInvalid)?;
     let headers = &mut head.headers;
     let sent = request.get_headers();
-    for name in READ {
+    if all {
+        for (name, value) in sent.copy_all() {
+            if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
+                headers.append(name, value);
+            }
+        }
+    }
+    for name in READ.iter().filter(|_| !all) {
         for value in sent.get(name.as_str()) {
             // A value that the runtime let in but HTTP does not know is as good as none.
             if let Ok(value) = HeaderValue::try_from(value) {
-                headers.append(&name, value);
+                headers.append(name, value);
             }
         }
     }

@@ -27,8 +27,8 @@ pub(super) enum Verdict {
     Dead,
 }
 
-/// Judges the answer to attempt number `attempts` (from 1) at message `id`, which is tried since `tried_since_ms`.
-pub(super) fn verdict(id: &str, attempts: i64, tried_since_ms: i64, answer: &Answer, now_ms: i64) -> Verdict {
+/// Judges the answer to attempt number `attempts` (from 1) at message `id`, the last if it is `given_up` now.
+pub(super) fn verdict(id: &str, attempts: i64, given_up: bool, answer: &Answer, now_ms: i64) -> Verdict {
     let asked_ms = match answer {
         Answer::Accepted => return Verdict::Sent,
         Answer::NoGateway => return Verdict::Logged,
@@ -39,7 +39,7 @@ pub(super) fn verdict(id: &str, attempts: i64, tried_since_ms: i64, answer: &Ans
         // The time ran out that the caller had, not the gateway: the next one tries it at leisure.
         Answer::CutShort => return Verdict::Retry { due_at_ms: now_ms, ours: false },
     };
-    if now_ms - tried_since_ms >= GIVEN_UP_AFTER_MS {
+    if given_up {
         return Verdict::Dead;
     }
     let wait_ms = wait_ms(id, attempts).max(asked_ms.min(GIVEN_UP_AFTER_MS));
@@ -79,21 +79,20 @@ mod tests {
     }
 
     #[test]
-    fn what_the_gateway_will_never_take_is_dead_at_once_and_the_rest_after_a_day() {
+    fn what_the_gateway_will_never_take_is_dead_at_once_and_the_rest_when_it_is_given_up() {
         for status in [400, 410, 413, 422] {
-            assert_eq!(verdict("m", 1, NOW, &refused(status), NOW), Verdict::Dead, "{status}");
+            assert_eq!(verdict("m", 1, false, &refused(status), NOW), Verdict::Dead, "{status}");
         }
         for answer in [refused(401), refused(404), refused(429), refused(500), Answer::Unreachable(String::new())] {
-            assert!(matches!(verdict("m", 1, NOW, &answer, NOW), Verdict::Retry { .. }), "{answer:?}");
-            let later = NOW + GIVEN_UP_AFTER_MS;
-            assert_eq!(verdict("m", 99, NOW, &answer, later), Verdict::Dead, "{answer:?}");
+            assert!(matches!(verdict("m", 1, false, &answer, NOW), Verdict::Retry { .. }), "{answer:?}");
+            assert_eq!(verdict("m", 99, true, &answer, NOW), Verdict::Dead, "{answer:?}");
         }
-        assert_eq!(verdict("m", 99, NOW, &Answer::Accepted, NOW + GIVEN_UP_AFTER_MS), Verdict::Sent);
+        assert_eq!(verdict("m", 99, true, &Answer::Accepted, NOW), Verdict::Sent);
     }
 
     #[test]
     fn only_our_own_credentials_are_our_fault() {
-        let ours = |status| matches!(verdict("m", 1, NOW, &refused(status), NOW), Verdict::Retry { ours: true, .. });
+        let ours = |status| matches!(verdict("m", 1, false, &refused(status), NOW), Verdict::Retry { ours: true, .. });
         assert!(ours(401) && ours(403) && !ours(404) && !ours(503));
     }
 
@@ -101,7 +100,7 @@ mod tests {
         #[test]
         fn retry_after_is_obeyed(seconds in 0i64..100_000, attempts in 1i64..100) {
             let answer = Answer::Refused { status: 503, retry_after_ms: Some(seconds * 1000) };
-            let Verdict::Retry { due_at_ms, .. } = verdict("m", attempts, NOW, &answer, NOW) else { panic!() };
+            let Verdict::Retry { due_at_ms, .. } = verdict("m", attempts, false, &answer, NOW) else { panic!() };
             prop_assert!(due_at_ms - NOW >= (seconds * 1000).min(GIVEN_UP_AFTER_MS));
         }
     }

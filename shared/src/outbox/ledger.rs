@@ -3,6 +3,7 @@
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+use super::MESSAGES;
 use crate::{
     clock,
     db::{Db, DbError, Row, Value},
@@ -11,6 +12,8 @@ use crate::{
 /// Which messages are asked for; `None` for all.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
+    /// Of this queue; of the messages' if it is `None`.
+    pub queue: Option<String>,
     /// Of this order.
     pub order_id: Option<String>,
     /// For this recipient, `patient:98`.
@@ -149,8 +152,8 @@ pub async fn list(db: &Db, filter: &Filter, limit: usize) -> Result<Vec<Entry>, 
         ("created_at_ms <", filter.to_ms.map(Value::from)),
         ("seq <", filter.cursor.map(Value::from)),
     ];
-    let mut sql = format!("SELECT {COLUMNS} FROM outbox WHERE true");
-    let mut values = Vec::new();
+    let mut sql = format!("SELECT {COLUMNS} FROM outbox WHERE queue = $1");
+    let mut values = vec![Value::from(filter.queue.as_deref().unwrap_or(MESSAGES))];
     for (condition, value) in conditions {
         if let Some(value) = value {
             values.push(value);
@@ -222,7 +225,7 @@ pub async fn retry_some(db: &Db, state: State, rows: i64, now_ms: i64) -> Result
     const SQL: &str = "UPDATE outbox SET state = 'pending', due_at_ms = $1, lease = NULL, attempts = 0,
             tried_since_ms = NULL, settled_at_ms = NULL
         WHERE seq IN (SELECT seq FROM outbox
-            WHERE state = $2 AND body IS NOT NULL AND (state <> 'pending' OR due_at_ms > $1)
+            WHERE queue = 'messages' AND state = $2 AND body IS NOT NULL AND (state <> 'pending' OR due_at_ms > $1)
             ORDER BY seq LIMIT $3)
         RETURNING 1";
     Ok(db.query(SQL, [now_ms.into(), state.as_str().into(), rows.into()]).await?.len() as u64)
@@ -255,12 +258,13 @@ pub struct Sent {
 /// # Errors
 /// Those of the database.
 pub async fn stats(db: &Db, now_ms: i64) -> Result<Stats, DbError> {
-    const STATES: &str = "SELECT state, count(*) FROM outbox GROUP BY state";
-    const OLDEST: &str = "SELECT min(created_at_ms) FROM outbox WHERE state IN ('pending', 'sending')";
+    const STATES: &str = "SELECT state, count(*) FROM outbox WHERE queue = 'messages' GROUP BY state";
+    const OLDEST: &str = "SELECT min(created_at_ms) FROM outbox
+        WHERE state IN ('pending', 'sending') AND queue = 'messages'";
     const SENT: &str = "SELECT coalesce(sum(settled_at_ms > $1 - 60000), 0),
             coalesce(sum(settled_at_ms > $1 - 3600000), 0), count(*)
         FROM outbox WHERE settled_at_ms IS NOT NULL AND body IS NOT NULL AND state = 'sent'
-            AND settled_at_ms > $1 - 86400000";
+            AND settled_at_ms > $1 - 86400000 AND queue = 'messages'";
     let mut stats = Stats { by_state: State::ALL.map(|state| (state.as_str(), 0)).into(), ..Stats::default() };
     for row in db.query(STATES, []).await? {
         let state = State::parse(row.text(0)?).ok_or(DbError::Column(0))?;

@@ -4,6 +4,9 @@
 //! delivered by a later call, of any function. A message goes out at least once, always under the same `webhook-id`,
 //! and those of one order in the order of its changes: a later one waits until the earlier one is sent or dead.
 //!
+//! What a courier of another kind carries, such as an order to a partner, lies in a queue of its own, and is leased, tried
+//! again and settled by the same code: [`Outbox::enqueue_rows`].
+//!
 //! [`backoff`] judges the gateway's answers, [`store`] is the SQL of sending, [`ledger`] what operators read and do.
 
 pub mod backoff;
@@ -15,10 +18,10 @@ use std::{collections::VecDeque, future::Future, time::Duration};
 use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
 use serde::Serialize;
 
-pub use self::store::{MIGRATIONS, Whose};
+pub use self::store::{MESSAGES, MIGRATIONS, NewRow, Whose};
 use self::{
     backoff::{Verdict, verdict},
-    store::{LeaseRequest, Leased, NewRow, Outcome},
+    store::{LeaseRequest, Leased, Outcome},
 };
 use crate::{
     clock,
@@ -101,6 +104,14 @@ pub trait Courier: Send + Sync {
     fn patience(&self) -> Duration;
     /// Unlike that of any other delivery.
     fn token(&self) -> String;
+    /// Which rows it carries.
+    fn queue(&self) -> &str {
+        MESSAGES
+    }
+    /// After how long a row that nobody took is given up, in ms.
+    fn given_up_after_ms(&self) -> i64 {
+        backoff::GIVEN_UP_AFTER_MS
+    }
 }
 
 /// What deliveries did.
@@ -158,10 +169,20 @@ impl<C: Courier> Outbox<'_, C> {
     /// Those of the database; then they are to be enqueued again. Of more than 1,000 some may be kept.
     pub async fn enqueue(&self, messages: &[Message]) -> Result<(), DbError> {
         for messages in messages.chunks(ENQUEUED_MAX) {
-            let rows = messages.iter().map(row).collect::<Result<Vec<_>, _>>()?;
-            store::insert(self.db, self.function, rows, self.courier.now_ms()).await?;
+            self.enqueue_rows(MESSAGES, messages.iter().map(row).collect::<Result<_, _>>()?).await?;
         }
         Ok(())
+    }
+
+    /// Keeps rows of a queue, at most 1,000. One whose id is there already changes nothing.
+    ///
+    /// # Errors
+    /// Those of the database; then they are to be enqueued again.
+    pub async fn enqueue_rows(&self, queue: &str, rows: Vec<NewRow<'_>>) -> Result<(), DbError> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        store::insert(self.db, (self.function, queue), rows, self.courier.now_ms()).await
     }
 
     /// Posts what is due, at most `rows` of it, and begins nothing after `until_ms`.
@@ -192,7 +213,7 @@ impl<C: Courier> Outbox<'_, C> {
     /// # Errors
     /// Those of the database.
     pub async fn pending(&self) -> Result<u64, DbError> {
-        store::pending(self.db).await
+        store::pending(self.db, self.courier.queue()).await
     }
 
     /// Removes some of the bodies that are old enough, and returns how many.
@@ -284,6 +305,7 @@ impl<C: Courier> Call<'_, C> {
         let now_ms = self.outbox.courier.now_ms();
         let request = LeaseRequest {
             whose,
+            queue: self.outbox.courier.queue(),
             token: &self.token,
             now_ms,
             until_ms: now_ms + LEASE_MS,
@@ -308,7 +330,9 @@ impl<C: Courier> Call<'_, C> {
         let mut alarm = None;
         for ended in &ended {
             let row = &ended.row;
-            let verdict = verdict(&row.id, row.attempts, row.tried_since_ms, &ended.answer, ended.ended_at_ms);
+            let tried_ms = ended.ended_at_ms - row.tried_since_ms;
+            let given_up = tried_ms >= courier.given_up_after_ms();
+            let verdict = verdict(&row.id, row.attempts, given_up, &ended.answer, ended.ended_at_ms);
             self.tally.count(&verdict);
             let reason = reason(&ended.answer);
             let (state, said, due_at_ms) = match verdict {
@@ -352,7 +376,7 @@ impl<C: Courier> Call<'_, C> {
         self.drained = false;
         let retried: Vec<_> = outcomes.iter().filter(|outcome| outcome.state == "pending").collect();
         if !retried.is_empty() {
-            store::hold_back(db, &retried).await?;
+            store::hold_back(db, courier.queue(), &retried).await?;
         }
         // Only a row that had failed before can have held others back.
         let freed = ended.iter().zip(&outcomes).filter(|(ended, outcome)| {
@@ -360,10 +384,10 @@ impl<C: Courier> Call<'_, C> {
         });
         let freed: Vec<&str> = freed.map(|(_, outcome)| outcome.order_id).collect();
         if !freed.is_empty() {
-            store::let_go(db, &freed, now_ms).await?;
+            store::let_go(db, courier.queue(), &freed, now_ms).await?;
         }
         if let Some(reason) = alarm
-            && store::may_say(db, "gateway_refuses_us", now_ms, ALARM_EVERY_MS).await?
+            && store::may_say(db, &format!("{} refused", courier.queue()), now_ms, ALARM_EVERY_MS).await?
         {
             courier.alarm(&reason);
         }

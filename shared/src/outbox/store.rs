@@ -11,7 +11,9 @@ use serde::Serialize;
 use crate::db::{Db, DbError, Migration, Row, Value};
 
 /// The outbox's tables, which all functions share.
-pub const MIGRATIONS: &[Migration] = &[Migration {
+pub const MIGRATIONS: &[Migration] = &[TABLES, QUEUES];
+
+const TABLES: Migration = Migration {
     version: 1,
     statements: &[
         // `seq` is the order of arrival, which decides between changes of the same instant. The id is the
@@ -54,43 +56,74 @@ pub const MIGRATIONS: &[Migration] = &[Migration {
         // When something was last said loudly, so that it is said once a minute by all instances together.
         "CREATE TABLE outbox_alarms (what TEXT PRIMARY KEY, said_at_ms INTEGER NOT NULL)",
     ],
-}];
+};
 
-/// A message as it is stored.
-pub(super) struct NewRow<'a> {
-    pub(super) id: &'a str,
-    pub(super) event_id: &'a str,
-    pub(super) order_id: &'a str,
-    pub(super) scenario: &'a str,
-    pub(super) label: &'a str,
-    pub(super) recipient: String,
-    pub(super) recipient_id: Option<&'a str>,
-    pub(super) channel: &'a str,
-    pub(super) occurred_at_ms: i64,
-    pub(super) body: String,
+const QUEUES: Migration = Migration {
+    version: 2,
+    statements: &[
+        // Who carries the row: one courier's rows never wait for, or behind, another's.
+        "ALTER TABLE outbox ADD COLUMN queue TEXT NOT NULL DEFAULT 'messages'",
+        "DROP INDEX outbox_due",
+        "CREATE INDEX outbox_due ON outbox (queue, due_at_ms) WHERE state IN ('pending', 'sending')",
+        "DROP INDEX outbox_waiting",
+        "CREATE INDEX outbox_waiting ON outbox (queue, order_id, occurred_at_ms, seq)
+            WHERE state IN ('pending', 'sending')",
+    ],
+};
+
+/// The queue of what people are told.
+pub const MESSAGES: &str = "messages";
+
+/// What is to be carried, as it is stored: a message, or whatever else the queue's courier carries.
+pub struct NewRow<'a> {
+    /// The same for every repetition, and never another's.
+    pub id: &'a str,
+    /// The event that it comes of.
+    pub event_id: &'a str,
+    /// Rows of one order go out one after the other.
+    pub order_id: &'a str,
+    /// What it is, as a key.
+    pub scenario: &'a str,
+    /// Its Chinese name, for the log.
+    pub label: &'a str,
+    /// `patient:98`.
+    pub recipient: String,
+    /// `98`; `None` for an audience.
+    pub recipient_id: Option<&'a str>,
+    /// How it goes.
+    pub channel: &'a str,
+    /// When it happened, Unix ms: an order's rows go out in this order.
+    pub occurred_at_ms: i64,
+    /// What the courier is given.
+    pub body: String,
 }
 
 /// Adds the rows whose ids are not there, all or none.
 ///
 /// Of all batches this is the one with large texts, and it is measured: as values they cost a third less than as JSON,
 /// and without `RETURNING`, as each row that a statement returns costs the guest more than one that it adds.
-pub(super) async fn insert(db: &Db, function: &str, rows: Vec<NewRow<'_>>, now_ms: i64) -> Result<(), DbError> {
+pub(super) async fn insert(
+    db: &Db,
+    (function, queue): (&str, &str),
+    rows: Vec<NewRow<'_>>,
+    now_ms: i64,
+) -> Result<(), DbError> {
     // Behind a message that waits for its next attempt, one of the same order waits as long: what is due and
     // blocked would be looked at by every delivery.
     const HEAD: &str = "INSERT INTO outbox (id, function, event_id, order_id, scenario, label, recipient, recipient_id,
-            channel, occurred_at_ms, body, state, created_at_ms, due_at_ms)
+            channel, occurred_at_ms, body, state, created_at_ms, queue, due_at_ms)
         SELECT column1, $1, column2, column3, column4, column5, column6, column7, column8, column9, column10,
-            'pending', $2, max($2, coalesce((SELECT max(w.due_at_ms) FROM outbox AS w
-                WHERE w.order_id = column3 AND w.state = 'pending'), 0))
+            'pending', $2, $3, max($2, coalesce((SELECT max(w.due_at_ms) FROM outbox AS w
+                WHERE w.queue = $3 AND w.order_id = column3 AND w.state = 'pending'), 0))
         FROM (VALUES ";
     const TAIL: &str = ") WHERE true ON CONFLICT (id) DO NOTHING";
     const COLUMNS: usize = 10;
     let mut sql = String::with_capacity(HEAD.len() + TAIL.len() + rows.len() * COLUMNS * 6);
     sql.push_str(HEAD);
-    let mut values: Vec<Value> = Vec::with_capacity(2 + rows.len() * COLUMNS);
-    values.extend([function.into(), now_ms.into()]);
+    let mut values: Vec<Value> = Vec::with_capacity(3 + rows.len() * COLUMNS);
+    values.extend([function.into(), now_ms.into(), queue.into()]);
     for row in rows {
-        sql.push_str(if values.len() == 2 { "(" } else { ",(" });
+        sql.push_str(if values.len() == 3 { "(" } else { ",(" });
         for column in 1..=COLUMNS {
             let comma = if column == 1 { "" } else { "," };
             let _ = write!(sql, "{comma}${}", values.len() + column);
@@ -132,6 +165,7 @@ pub enum Whose<'a> {
 /// What a lease is asked for.
 pub(super) struct LeaseRequest<'a> {
     pub(super) whose: Whose<'a>,
+    pub(super) queue: &'a str,
     /// Unique to this delivery: only its holder settles a failure.
     pub(super) token: &'a str,
     pub(super) now_ms: i64,
@@ -144,20 +178,21 @@ pub(super) async fn lease(db: &Db, request: &LeaseRequest<'_>) -> Result<Vec<Lea
     const TAKE: &str = "UPDATE outbox SET state = 'sending', due_at_ms = $1, lease = $2, attempts = attempts + 1,
             tried_since_ms = coalesce(tried_since_ms, $3)
         WHERE seq IN (SELECT o.seq FROM outbox AS o
-            WHERE o.state IN ('pending', 'sending') AND o.due_at_ms <= $3";
-    const THESE: &str = " AND o.id IN (SELECT value FROM json_each($4))";
+            WHERE o.state IN ('pending', 'sending') AND o.due_at_ms <= $3 AND o.queue = $4";
+    const THESE: &str = " AND o.id IN (SELECT value FROM json_each($5))";
     const FIRST: &str = " AND NOT EXISTS (SELECT 1 FROM outbox AS w
-                WHERE w.order_id = o.order_id AND w.state IN ('pending', 'sending')
+                WHERE w.queue = o.queue AND w.order_id = o.order_id AND w.state IN ('pending', 'sending')
                 AND (w.occurred_at_ms, w.seq) < (o.occurred_at_ms, o.seq))
             ORDER BY o.due_at_ms, o.seq LIMIT ";
     const GIVE: &str = ") RETURNING seq, id, order_id, label, recipient, recipient_id, body, attempts, tried_since_ms";
-    let mut values = vec![request.until_ms.into(), request.token.into(), request.now_ms.into()];
+    let mut values: Vec<Value> =
+        vec![request.until_ms.into(), request.token.into(), request.now_ms.into(), request.queue.into()];
     let (these, limit) = match request.whose {
         Whose::These(ids) => {
             values.push(json(&ids)?.into());
-            (THESE, "$5")
+            (THESE, "$6")
         }
-        Whose::Any => ("", "$4"),
+        Whose::Any => ("", "$5"),
     };
     values.push(i64::try_from(request.rows).unwrap_or(i64::MAX).into());
     let rows = db.query(&[TAKE, these, FIRST, limit, GIVE].concat(), values).await?;
@@ -214,19 +249,20 @@ pub(super) async fn settle(db: &Db, outcomes: &[Outcome<'_>], token: &str, now_m
 }
 
 /// Lets what waits behind these rows wait until the given times: nobody needs to look at it before.
-pub(super) async fn hold_back(db: &Db, retried: &[&Outcome<'_>]) -> Result<(), DbError> {
+pub(super) async fn hold_back(db: &Db, queue: &str, retried: &[&Outcome<'_>]) -> Result<(), DbError> {
     const SQL: &str = "UPDATE outbox SET due_at_ms = r.due_at_ms
         FROM (SELECT value ->> 'order_id' AS order_id, value ->> 'due_at_ms' AS due_at_ms FROM json_each($1)) AS r
-        WHERE outbox.order_id = r.order_id AND outbox.state = 'pending' AND outbox.due_at_ms < r.due_at_ms";
-    db.execute(SQL, [json(&retried)?.into()]).await
+        WHERE outbox.queue = $2 AND outbox.order_id = r.order_id AND outbox.state = 'pending'
+            AND outbox.due_at_ms < r.due_at_ms";
+    db.execute(SQL, [json(&retried)?.into(), queue.into()]).await
 }
 
 /// Makes due what was held back behind rows that wait no more.
-pub(super) async fn let_go(db: &Db, order_ids: &[&str], now_ms: i64) -> Result<(), DbError> {
+pub(super) async fn let_go(db: &Db, queue: &str, order_ids: &[&str], now_ms: i64) -> Result<(), DbError> {
     const SQL: &str = "UPDATE outbox SET due_at_ms = $1
         WHERE state = 'pending' AND attempts = 0 AND due_at_ms > $1
-            AND order_id IN (SELECT value FROM json_each($2))";
-    db.execute(SQL, [now_ms.into(), json(&order_ids)?.into()]).await
+            AND order_id IN (SELECT value FROM json_each($2)) AND queue = $3";
+    db.execute(SQL, [now_ms.into(), json(&order_ids)?.into(), queue.into()]).await
 }
 
 /// Gives back rows that were leased and not tried.
@@ -236,10 +272,10 @@ pub(super) async fn give_back(db: &Db, ids: &[&str], token: &str, now_ms: i64) -
     db.execute(SQL, [now_ms.into(), token.into(), json(&ids)?.into()]).await
 }
 
-/// How many rows still wait.
-pub(super) async fn pending(db: &Db) -> Result<u64, DbError> {
-    const SQL: &str = "SELECT count(*) FROM outbox WHERE state IN ('pending', 'sending')";
-    let row = db.query_one(SQL, []).await?.ok_or(DbError::Column(0))?;
+/// How many rows of a queue still wait.
+pub(super) async fn pending(db: &Db, queue: &str) -> Result<u64, DbError> {
+    const SQL: &str = "SELECT count(*) FROM outbox WHERE state IN ('pending', 'sending') AND queue = $1";
+    let row = db.query_one(SQL, [queue.into()]).await?.ok_or(DbError::Column(0))?;
     Ok(row.integer(0)?.unsigned_abs())
 }
 

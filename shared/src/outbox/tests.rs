@@ -216,8 +216,14 @@ async fn a_row_is_sent_by_one_delivery_at_a_time_and_by_the_next_when_its_lease_
     let outbox = outbox(&db, &world);
     let message = message(1, "a", 0);
     outbox.enqueue(std::slice::from_ref(&message)).await.unwrap();
-    let request =
-        LeaseRequest { whose: Whose::Any, token: "dies", now_ms: START, until_ms: START + LEASE_MS, rows: 10 };
+    let request = LeaseRequest {
+        whose: Whose::Any,
+        queue: MESSAGES,
+        token: "dies",
+        now_ms: START,
+        until_ms: START + LEASE_MS,
+        rows: 10,
+    };
     assert_eq!(store::lease(&db, &request).await.unwrap().len(), 1);
     assert_eq!(deliver(&outbox).await, Tally::default());
     world.pass(LEASE_MS - 1);

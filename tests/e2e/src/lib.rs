@@ -80,8 +80,9 @@ impl App {
         let doorbell = |name, default| format!("__keyspace@0__:{}", variable(name, default));
         let orders_bell = doorbell("orders_stream", "orders:stream");
         let accounts_bell = doorbell("accounts_stream", "accounts:stream");
-        let channels = [orders, &orders_bell, &accounts_bell, "pharmacy.orders", "images.messages", "accounts.opened"];
-        for channel in channels {
+        let pharmacy_bell = doorbell("pharmacy_stream", "pharmacy:stream");
+        let bells = [orders_bell.as_str(), &accounts_bell, &pharmacy_bell];
+        for channel in [orders, "pharmacy.orders", "images.messages", "accounts.opened"].into_iter().chain(bells) {
             redis.wait_for_subscriber(channel, PATIENCE).await?;
         }
         Ok(())

@@ -5,17 +5,20 @@
 //! - [`gateway`]: the push gateway's side of a delivery, with answers to order
 //! - [`runtime`]: `spin up`, or the stand-in host with the same flags
 //! - [`feeds`]: an order's update, as each change-data-capture feed writes it
+//! - [`pharmacy`]: a partner pharmacy, with answers to order
 //! - [`process`]: a child process that leaves no orphan; what the others stand on
 //! - [`port`]: ports that nobody takes between choosing and listening
 
 pub mod feeds;
 pub mod gateway;
+pub mod pharmacy;
 pub mod port;
 pub mod process;
 pub mod redis;
 pub mod runtime;
 
 pub use gateway::{Answer, Gateway, Received};
+pub use pharmacy::Pharmacy;
 pub use redis::Redis;
 pub use runtime::Runtime;
 

@@ -27,7 +27,7 @@ pub(super) async fn list(request: Request) -> Result<Json<Page<Entry>>, Problem>
         state: query.parsed("state", "must be pending, sending, sent, logged or dead", state),
         from_ms: query.instant("from"),
         to_ms: query.instant("to"),
-        cursor: None,
+        ..Filter::default()
     };
     let (cursor, limit) = query.page();
     query.finish()?;

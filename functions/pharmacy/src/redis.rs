@@ -1,0 +1,99 @@
+//! What the Redis trigger hears: orders on a channel, and the doorbell of the stream.
+//!
+//! A handler gets the payload alone, never the channel's name. Handlers are called one at a time for all functions,
+//! so that each spends at most [`SPEND`] on draining and as much on delivering.
+
+use std::time::{Duration, Instant};
+
+use shared::{
+    gateway::Deliveries, http::JSON_LIMIT, log::EntryPath, outbox::Whose, problem::Problem, stream::RedisStream,
+};
+
+use crate::{
+    config::{config, db, rules},
+    drain::{drain, read, sentence},
+    intake::{FUNCTION, Intake, VERSION, log, until_ms},
+    partner,
+};
+
+/// What a handler may spend on each of the two.
+const SPEND: Duration = Duration::from_secs(1);
+
+/// Takes one payload.
+///
+/// # Errors
+/// If the configuration has faults, or the database or Redis is not there: an order on the channel is lost then, and
+/// the log says so; an entry of the stream stays in it.
+pub(crate) async fn heard(payload: &[u8]) -> Result<(), Problem> {
+    match rung(payload) {
+        Some(true) => from_stream().await.inspect_err(|problem| lost(problem, EntryPath::Stream)),
+        Some(false) => Ok(()),
+        None => from_channel(payload).await.inspect_err(|problem| lost(problem, EntryPath::Redis)),
+    }
+}
+
+fn lost(problem: &Problem, path: EntryPath) {
+    let why = [problem.detail(), &sentence(problem.errors())].join(": ");
+    log("order", "-", "failed", Some(why.trim_end_matches(": ")), Duration::ZERO, path);
+}
+
+/// Whether a payload is a keyspace notification, and one of an added entry: the name of a command, which no order is.
+fn rung(payload: &[u8]) -> Option<bool> {
+    let word = (2..=32).contains(&payload.len())
+        && payload.iter().all(|byte| byte.is_ascii_lowercase() || matches!(byte, b'-' | b'_'));
+    word.then_some(payload == b"xadd")
+}
+
+async fn from_stream() -> Result<(), Problem> {
+    let config = config().await?;
+    let courier = Deliveries { gateways: &config.gateways, path: EntryPath::Stream, version: VERSION };
+    let db = db().await?;
+    let intake =
+        Intake { db, partners: partner::ALL, accounts: &config.accounts, courier: &courier, path: EntryPath::Stream };
+    let rules = rules(db).await?;
+    let started = Instant::now();
+    let source = RedisStream::outbound(&config.stream.url, &config.stream.name, FUNCTION);
+    let drained = drain(&intake, &rules, &source, &config.stream.field, || started.elapsed() < SPEND).await;
+    // What waits is delivered also when the stream could not be read.
+    let delivered = intake.outbox().deliver(Whose::Any, usize::MAX, until_ms(SPEND)).await;
+    drained?;
+    delivered?;
+    Ok(())
+}
+
+async fn from_channel(payload: &[u8]) -> Result<(), Problem> {
+    let config = config().await?;
+    let courier = Deliveries { gateways: &config.gateways, path: EntryPath::Redis, version: VERSION };
+    let db = db().await?;
+    let intake =
+        Intake { db, partners: partner::ALL, accounts: &config.accounts, courier: &courier, path: EntryPath::Redis };
+    let order = match payload.len() {
+        ..=JSON_LIMIT => read(&intake, payload),
+        _ => Err(format!("the payload may have {JSON_LIMIT} bytes")),
+    };
+    let order = match order {
+        Ok(order) => order,
+        Err(reason) => {
+            log("order", "-", "rejected", Some(&reason), Duration::ZERO, EntryPath::Redis);
+            return Ok(());
+        }
+    };
+    let order_no = order.0.order_no.clone();
+    intake.place(&[order], &*rules(db).await?).await?;
+    intake.deliver(&[order_no.as_str()], until_ms(SPEND)).await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_added_entry_rings() {
+        assert_eq!(rung(b"xadd"), Some(true));
+        assert_eq!(rung(b"xgroup-create"), Some(false));
+        for order in ["{}", "[1]", "", "7"] {
+            assert_eq!(rung(order.as_bytes()), None, "{order}");
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! Orders: placed, paid, called off, looked at.
+
+use axum::{
+    Json,
+    extract::{Path, Request},
+    http::StatusCode,
+};
+use futures::join;
+use serde::Serialize;
+use shared::{
+    auth::Role,
+    clock,
+    fields::{Fields, unacceptable},
+    outbox::ledger::{self, State},
+    problem::{Kind, Problem},
+    query::{Page, Query},
+};
+
+use super::{SPEND, allowed, body, intake, parsed, work};
+use crate::{
+    config::{db, rules},
+    history::{self, Told},
+    intake::{Answer, Placed, missing, submission_id, until_ms},
+    order::Order,
+    partner,
+    rules::Fired,
+    status::Status,
+    store::{self, Filter, Kept, Payment, Review},
+    submission::SUBMIT,
+};
+
+/// Places an order.
+pub(super) async fn place(request: Request) -> Result<(StatusCode, Json<Answer>), Problem> {
+    let config = allowed(Role::Service, request.headers()).await?;
+    let body = body(request).await?;
+    let order = Order::read(&parsed(&body)?, "").map_err(unacceptable)?;
+    let intake = intake(config).await?;
+    let pharmacy = intake.partner(&order)?.name();
+    let rules = rules(intake.db).await?;
+    let order_no = order.order_no.clone();
+    let placed = intake.place(&[(order, pharmacy)], &rules).await?.pop();
+    let (status, answer) = match placed {
+        Some(Placed::New(answer)) => (StatusCode::CREATED, answer),
+        Some(Placed::Again(answer)) => (StatusCode::OK, answer),
+        Some(Placed::Conflict) => {
+            return Err(Problem::new(Kind::Conflict, "the order's number was used with other content"));
+        }
+        None => return Err(Problem::new(Kind::Unavailable, "the order could not be read back; place it again")),
+    };
+    // What cannot be delivered now is in the outbox: it is the caller's no more.
+    let _ = intake.deliver(&[order_no.as_str()], until_ms(SPEND)).await;
+    Ok((status, Json(answer)))
+}
+
+/// The patient has paid: the partner gets the order.
+pub(super) async fn pay(Path(order_no): Path<String>, request: Request) -> Result<Json<Answer>, Problem> {
+    let config = allowed(Role::Service, request.headers()).await?;
+    let body = body(request).await?;
+    let value = parsed(&body)?;
+    let mut fields = Fields::of(&value, "");
+    let payment_id = fields.id("payment_id");
+    let paid_at = fields.instant("paid_at").map(clock::rfc3339);
+    let amount_fen = fields.integer("amount_fen", 0..=i64::MAX);
+    let payment = (|| Some(Payment { payment_id: payment_id?, paid_at: paid_at?, amount_fen: amount_fen? }))();
+    let payment = fields.finish(payment).map_err(unacceptable)?;
+    let intake = intake(config).await?;
+    let answer = intake.pay(&order_no, payment).await?;
+    let until_ms = until_ms(SPEND);
+    let ids = [submission_id(SUBMIT, &order_no)];
+    let partner = partner::named(intake.partners, &answer.pharmacy);
+    let submitted = async {
+        match partner {
+            Some(partner) => work::submit_these(intake, partner, &ids, until_ms).await,
+            None => Ok(()),
+        }
+    };
+    let numbers = [order_no.as_str()];
+    let _ = join!(submitted, intake.deliver(&numbers, until_ms));
+    Ok(Json(answer))
+}
+
+/// Calls an order off.
+pub(super) async fn cancel(Path(order_no): Path<String>, request: Request) -> Result<Json<Answer>, Problem> {
+    let config = allowed(Role::Service, request.headers()).await?;
+    let body = body(request).await?;
+    let reason = if body.trim_ascii().is_empty() {
+        None
+    } else {
+        let value = parsed(&body)?;
+        let mut fields = Fields::of(&value, "");
+        let reason = fields.optional_text("reason", 200);
+        fields.finish(Some(reason)).map_err(unacceptable)?
+    };
+    let intake = intake(config).await?;
+    let answer = intake.cancel(&order_no, reason).await?;
+    if let Some(partner) = partner::named(intake.partners, &answer.pharmacy) {
+        let ids = [submission_id(crate::submission::CANCEL, &order_no)];
+        let _ = work::submit_these(intake, partner, &ids, until_ms(SPEND)).await;
+    }
+    Ok(Json(answer))
+}
+
+/// An order in a list.
+#[derive(Serialize)]
+pub(super) struct Entry {
+    order_no: String,
+    pharmacy: String,
+    status: Status,
+    doctor_id: String,
+    patient_id: String,
+    amount_fen: i64,
+    refund_due: bool,
+    created_at: String,
+    updated_at: String,
+    #[serde(skip)]
+    seq: i64,
+}
+
+impl Entry {
+    fn of(kept: &Kept) -> Self {
+        Self {
+            order_no: kept.order.order_no.as_str().to_owned(),
+            pharmacy: kept.pharmacy.clone(),
+            status: kept.status,
+            doctor_id: kept.order.doctor_id.as_str().to_owned(),
+            patient_id: kept.order.patient.id.as_str().to_owned(),
+            amount_fen: kept.order.amount_fen,
+            refund_due: kept.refund_due,
+            created_at: clock::rfc3339(kept.created_at_ms),
+            updated_at: clock::rfc3339(kept.updated_at_ms),
+            seq: kept.seq,
+        }
+    }
+}
+
+/// Orders, the newest first.
+pub(super) async fn list(request: Request) -> Result<Json<Page<Entry>>, Problem> {
+    allowed(Role::Service, request.headers()).await?;
+    let mut query = Query::of(request.uri());
+    let statuses: Vec<_> = Status::ALL.iter().map(|status| status.as_str()).collect();
+    let names: Vec<_> = partner::ALL.iter().map(|partner| partner.name()).collect();
+    let status = query.parsed("status", &format!("must be one of {}", statuses.join(", ")), Status::parse);
+    let known = |name: &str| partner::named(partner::ALL, name).map(|partner| partner.name().to_owned());
+    let pharmacy = query.parsed("pharmacy", &format!("must be one of {}", names.join(", ")), known);
+    let (from_ms, to_ms) = (query.instant("from"), query.instant("to"));
+    let (cursor, limit) = query.page();
+    query.finish()?;
+    let filter = Filter { status, pharmacy, from_ms, to_ms, cursor };
+    let orders = store::list(db().await?, &filter, false, limit + 1).await?;
+    Ok(Json(Page::of(orders.iter().map(Entry::of).collect(), limit, |entry| entry.seq)))
+}
+
+/// An order with all that is known of it.
+#[derive(Serialize)]
+pub(super) struct Whole {
+    #[serde(flatten)]
+    entry: Entry,
+    reasons: Vec<Fired>,
+    rules_version: i64,
+    order: Order,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payment: Option<Payment>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    review: Option<Review>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    submission: Option<Submission>,
+    history: Vec<Told>,
+}
+
+/// How the partner is given the order.
+#[derive(Serialize)]
+struct Submission {
+    state: State,
+    attempts: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    due_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sent_at: Option<String>,
+    /// Every attempt.
+    attempted: Vec<Box<serde_json::value::RawValue>>,
+}
+
+/// One order with its history.
+pub(super) async fn one(Path(order_no): Path<String>, request: Request) -> Result<Json<Whole>, Problem> {
+    allowed(Role::Service, request.headers()).await?;
+    let db = db().await?;
+    let kept = store::get(db, &order_no).await?.ok_or_else(|| missing(&order_no))?;
+    let submission = match kept.payment {
+        Some(_) => ledger::get(db, &submission_id(SUBMIT, &order_no)).await?,
+        None => None,
+    };
+    let submission = submission.map(|row| Submission {
+        state: row.entry.state,
+        attempts: row.entry.attempts,
+        due_at: row.entry.due_at,
+        sent_at: row.entry.sent_at,
+        attempted: row.history,
+    });
+    Ok(Json(Whole {
+        entry: Entry::of(&kept),
+        reasons: kept.reasons,
+        rules_version: kept.rules_version,
+        order: kept.order,
+        payment: kept.payment,
+        review: kept.review,
+        submission,
+        history: history::told(kept.history),
+    }))
+}

@@ -1,0 +1,202 @@
+//! Paid orders to their partner: a courier of the shared outbox, with a queue for each partner, so that one that is down
+//! holds up no other.
+//!
+//! What a partner decides is recorded before the row is settled: a crash in between repeats the submission, under the
+//! same id, and the record finds itself made.
+
+use std::{future::Future, time::Duration};
+
+use bytes::Bytes;
+use http::{Request, header};
+use serde::Serialize;
+use shared::{
+    clock,
+    gateway::retry_after_ms,
+    http::send_whole,
+    log::Line,
+    outbox::{Answer, Attempted, Courier},
+};
+
+use crate::{
+    intake::{Denied, Intake, VERSION},
+    partner::{Call, Outgoing, Partner, Reply},
+    store,
+};
+
+/// Gives the partner an order.
+pub(crate) const SUBMIT: &str = "submit";
+/// Tells it that an order was called off.
+pub(crate) const CANCEL: &str = "cancel";
+
+/// The queue of a partner's submissions.
+pub(crate) fn queue(partner: &dyn Partner) -> String {
+    format!("pharmacy:{}", partner.name())
+}
+
+/// Where a partner is, and what both sides sign with.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Account {
+    /// Origin and path; empty where the partner is not connected yet.
+    pub(crate) url: String,
+    pub(crate) secret: String,
+}
+
+/// What a partner answered.
+#[derive(Clone, Debug)]
+pub(crate) struct Answered {
+    pub(crate) status: u16,
+    /// What `Retry-After` asks for, from now.
+    pub(crate) retry_after_ms: Option<i64>,
+    pub(crate) body: Bytes,
+}
+
+/// The way to partners. A simulation is another one.
+pub(crate) trait Peer: Send + Sync {
+    /// Posts a request to a partner, and gives up after `within`; an error says why there is no answer.
+    fn post(
+        &self,
+        url: String,
+        request: Outgoing,
+        within: Duration,
+    ) -> impl Future<Output = Result<Answered, String>> + Send;
+}
+
+/// The way to partners from a component.
+pub(crate) struct Outbound;
+
+/// The most bytes of a partner's answer that are read.
+const ANSWER_MAX: usize = 64 * 1024;
+
+impl Peer for Outbound {
+    async fn post(&self, url: String, request: Outgoing, within: Duration) -> Result<Answered, String> {
+        let mut message = Request::post(url)
+            .body(Bytes::from(request.body))
+            .map_err(|error| format!("the request cannot be made: {error}"))?;
+        message.headers_mut().extend(request.headers);
+        let answer = send_whole(message, within, ANSWER_MAX).await.map_err(|error| format!("the pharmacy {error}"))?;
+        let after = answer.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
+        let retry_after_ms = after.and_then(|value| retry_after_ms(value, clock::now_ms()));
+        Ok(Answered { status: answer.status().as_u16(), retry_after_ms, body: answer.into_body() })
+    }
+}
+
+/// Carries one partner's queue.
+pub(crate) struct Submissions<'a, C, P> {
+    pub(crate) partner: &'a dyn Partner,
+    pub(crate) account: &'a Account,
+    pub(crate) queue: &'a str,
+    pub(crate) peer: &'a P,
+    pub(crate) intake: Intake<'a, C>,
+}
+
+impl<C: Courier, P: Peer> Submissions<'_, C, P> {
+    async fn carry(&self, id: &str, body: &str, within: Duration) -> Result<Answer, Denied> {
+        let Some((what, order_no)) = body.split_once(' ') else { return Ok(Answer::Accepted) };
+        let submits = what == SUBMIT;
+        let intake = &self.intake;
+        let now_ms = intake.courier.now_ms();
+        if self.account.url.is_empty() {
+            return Ok(Answer::Unreachable("the pharmacy has no origin in this deployment".into()));
+        }
+        let kept = match submits {
+            true => store::give(intake.db, order_no, now_ms).await?,
+            false => store::get(intake.db, order_no).await?,
+        };
+        // Called off before it was sent, or the partner has called back already.
+        let Some(kept) = kept else { return Ok(Answer::Accepted) };
+        let call = Call { id, secret: &self.account.secret, now_ms };
+        let request = match submits {
+            true => self.partner.submission(&kept.order, &call),
+            false => self.partner.cancellation(&kept.order, &call),
+        };
+        let request = match request {
+            Ok(request) => request,
+            Err(detail) => return Ok(Answer::Unreachable(format!("the request cannot be signed: {detail}"))),
+        };
+        let url = format!("{}{}", self.account.url, request.path);
+        let answered = match self.peer.post(url, request, within).await {
+            Ok(answered) => answered,
+            Err(reason) => return Ok(Answer::Unreachable(reason)),
+        };
+        if matches!(answered.status, 401 | 403 | 429 | 503) {
+            return Ok(Answer::Refused { status: answered.status, retry_after_ms: answered.retry_after_ms });
+        }
+        if !submits {
+            // Of a cancellation only whether it came through is asked; a partner that never had the order says so.
+            return Ok(match answered.status {
+                200..=299 | 400 | 404 | 409 | 410 | 422 => Answer::Accepted,
+                status => Answer::Unreachable(format!("the pharmacy answered {status}")),
+            });
+        }
+        match self.partner.reply(answered.status, &answered.body) {
+            Reply::Taken => Ok(Answer::Accepted),
+            Reply::Unclear(reason) => Ok(Answer::Unreachable(reason)),
+            Reply::Decided(event, reason) => {
+                intake.report(order_no, self.partner.name(), event, reason).await?;
+                Ok(Answer::Accepted)
+            }
+        }
+    }
+}
+
+impl<C: Courier, P: Peer> Courier for Submissions<'_, C, P> {
+    async fn post(&self, id: &str, _: &str, body: String, within: Duration) -> Answer {
+        match self.carry(id, &body, within).await {
+            Ok(answer) => answer,
+            Err(Denied::Database(error)) => Answer::Unreachable(format!("the answer could not be recorded: {error}")),
+            Err(Denied::Problem(problem)) => Answer::Unreachable(problem.detail().to_owned()),
+        }
+    }
+
+    fn now_ms(&self) -> i64 {
+        self.intake.courier.now_ms()
+    }
+
+    fn log(&self, attempted: &Attempted<'_>) {
+        let known_as = KnownAs { pharmacy: self.partner.name(), order_no: attempted.recipient_id };
+        let Attempted { id, outcome, detail, took, .. } = *attempted;
+        Line { known_as, what: "submission", key: id, outcome, detail, took, path: self.intake.path, version: VERSION }
+            .write();
+    }
+
+    fn alarm(&self, reason: &str) {
+        let detail = format!("{reason}: the secret here is not the pharmacy's; orders wait until it is");
+        let known_as = KnownAs { pharmacy: self.partner.name(), order_no: None };
+        Line {
+            known_as,
+            what: "alarm",
+            key: self.queue,
+            outcome: "misconfigured",
+            detail: Some(&detail),
+            took: Duration::ZERO,
+            path: self.intake.path,
+            version: VERSION,
+        }
+        .write();
+    }
+
+    fn patience(&self) -> Duration {
+        self.intake.courier.patience()
+    }
+
+    fn token(&self) -> String {
+        self.intake.courier.token()
+    }
+
+    fn queue(&self) -> &str {
+        self.queue
+    }
+
+    /// A paid order is never given up.
+    fn given_up_after_ms(&self) -> i64 {
+        i64::MAX
+    }
+}
+
+/// A submission as operators know it.
+#[derive(Serialize)]
+struct KnownAs<'a> {
+    pharmacy: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    order_no: Option<&'a str>,
+}
