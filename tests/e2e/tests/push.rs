@@ -492,7 +492,7 @@ async fn without_a_gateway_messages_go_to_the_log_and_say_so() -> Result<()> {
     let (status, answer) = app.answer("/push/events", accepted(1).maxwell().to_string()).await?;
     assert_eq!((status, &answer["results"][0]["outcome"]), (202, &json!("logged")));
     let line = app.runtime.wait_for_log("push", PATIENCE, |line| line["operate"] == "护士接单").await?;
-    assert_eq!(line["detail"], "no push_gateway is configured");
+    assert_eq!(line["detail"], "no gateway is configured");
     Ok(())
 }
 
