@@ -3,7 +3,15 @@
 //! Here stand the two triggers, nothing else; [`routes`] is HTTP. This version says which one it is and takes no
 //! messages yet.
 
+mod escaping;
+#[cfg(test)]
+mod oracle;
+mod rewrite;
 mod routes;
+mod rules;
+mod scan;
+mod sign;
+mod unlawful;
 
 #[expect(unsafe_code, reason = "the SDK's macros export what the runtime calls")]
 mod triggers {
