@@ -178,11 +178,6 @@ impl Rewriter {
         self.held.len()
     }
 
-    /// The rules by which it works.
-    pub(crate) fn rules(&self) -> &Rules {
-        &self.rules
-    }
-
     /// A whole body at once.
     pub(crate) fn whole(mut self, body: Bytes) -> (Bytes, Counts) {
         let out = self.push(body, true);

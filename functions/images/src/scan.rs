@@ -3,7 +3,7 @@
 //! All rules share one scan: what it costs does not grow with their number. It may find too much, which the
 //! [escaping](crate::escaping) then refuses, but never too little.
 
-use wide::{CmpEq, u8x16};
+use wide::u8x16;
 
 /// The bytes of one step.
 const LANES: usize = 16;

@@ -135,6 +135,14 @@ impl Image {
         }
     }
 
+    /// Its key under its own host.
+    pub(crate) fn key(&self) -> u64 {
+        let mut text = Vec::new();
+        write_image(self.host.as_bytes(), self.path.as_bytes(), &mut text);
+        write_query(self.query.as_bytes(), &mut text);
+        xxh3_64(&text)
+    }
+
     /// Whether it is the image that this URL shows.
     pub(crate) fn is(&self, url: &str) -> bool {
         Self::parse(url).as_ref() == Some(self)

@@ -25,6 +25,9 @@ use crate::problem::{self, Fault, Problem};
 /// The most bytes of a JSON body.
 pub const JSON_LIMIT: usize = 1024 * 1024;
 
+/// The header by which a client tells its version.
+pub const APP_VERSION: http::HeaderName = http::HeaderName::from_static("x-app-version");
+
 /// How long connecting to a peer may take.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
