@@ -18,7 +18,9 @@ use shared::{
 
 use crate::{
     FUNCTION,
-    rules::Rules,
+    finder::Finder,
+    rewrite::{Rewriter, finder},
+    rules::{Caller, Rules},
     sign::Keys,
     store::{self, Mark},
     unlawful::{Image, Unlawful},
@@ -117,9 +119,17 @@ pub(crate) async fn origins() -> Result<&'static Vec<String>, Problem> {
 pub(crate) struct Standing {
     pub(crate) rules: Arc<Rules>,
     pub(crate) unlawful: Arc<Unlawful>,
+    pub(crate) finder: Arc<Option<Finder>>,
     mark: Mark,
     /// When this was known to be so.
     at_ms: i64,
+}
+
+impl Standing {
+    /// A rewriter of one body.
+    pub(crate) fn rewriter(self, caller: &Caller) -> Rewriter {
+        Rewriter::new(self.rules, self.unlawful, self.finder, caller, clock::now_ms() / 1000)
+    }
 }
 
 fn known() -> Option<Standing> {
@@ -166,7 +176,7 @@ pub(crate) async fn look_again() -> Result<Standing, Problem> {
         }
         _ => {
             let pieces = store::unlawful(db).await?;
-            let mut unlawful = Unlawful::new(pieces.sorted.into(), pieces.hosts);
+            let mut unlawful = Unlawful::new(pieces.sorted.into(), pieces.hosts.split_whitespace());
             // Nothing has been reported since, most of the time.
             if mark.seq > mark.through_seq {
                 store::reported_since(db, mark.through_seq).await?.iter().for_each(|keys| unlawful.add(keys));
@@ -174,7 +184,13 @@ pub(crate) async fn look_again() -> Result<Standing, Problem> {
             Arc::new(unlawful)
         }
     };
-    let standing = Standing { rules, unlawful, mark, at_ms };
+    let finder = match before {
+        Some(standing) if Arc::ptr_eq(&standing.rules, &rules) && Arc::ptr_eq(&standing.unlawful, &unlawful) => {
+            standing.finder
+        }
+        _ => Arc::new(finder(&rules, &unlawful)),
+    };
+    let standing = Standing { rules, unlawful, finder, mark, at_ms };
     *STANDING.lock().unwrap_or_else(PoisonError::into_inner) = Some(standing.clone());
     Ok(standing)
 }

@@ -7,7 +7,6 @@ use futures::future::{Either, select};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use shared::{
-    clock,
     config::variable,
     http::JSON_LIMIT,
     id::Id,
@@ -19,7 +18,6 @@ use shared::{
 use crate::{
     config::standing,
     outcome,
-    rewrite::Rewriter,
     rules::{CONTEXTS, Caller, Context},
 };
 
@@ -56,9 +54,8 @@ async fn take(payload: &Bytes) -> Result<(), Problem> {
     let body = payload.slice_ref(envelope.body.get().as_bytes());
     let standing = standing().await?;
     let rules = standing.rules.clone();
-    let rewriter = Rewriter::new(standing.rules, standing.unlawful, &caller, clock::now_ms() / 1000);
     // The body's JSON as it stands: an escape is an escape in a message, too.
-    let (rewritten, counts) = rewriter.whole(body.clone());
+    let (rewritten, counts) = standing.rewriter(&caller).whole(body.clone());
     let start = body.as_ptr() as usize - payload.as_ptr() as usize;
     let parts = [payload.get(..start), Some(rewritten.as_ref()), payload.get(start + body.len()..)];
     let message = parts.into_iter().flatten().collect::<Vec<_>>().concat();

@@ -11,6 +11,7 @@ use shared::rollout::{Percent, bucket};
 
 use crate::{
     escaping::{Ampersand, Style, Token, colon_before, is_url, slash_before, token},
+    finder::Finder,
     rules::{Caller, Fate, HOST_MAX, Rules},
     scan,
     unlawful::Unlawful,
@@ -41,10 +42,16 @@ pub(crate) struct Counts {
     pub(crate) bytes: u64,
 }
 
+/// What finds the hosts of these rules and reports.
+pub(crate) fn finder(rules: &Rules, unlawful: &Unlawful) -> Option<Finder> {
+    Finder::new(rules.patterns().map(str::as_bytes).chain(unlawful.hosts()))
+}
+
 /// Rewrites one body.
 pub(crate) struct Rewriter {
     rules: Arc<Rules>,
     unlawful: Arc<Unlawful>,
+    finder: Arc<Option<Finder>>,
     fates: Vec<Fate>,
     now_s: i64,
     /// Came in and is not decided.
@@ -150,13 +157,20 @@ impl Edit<'_> {
 }
 
 impl Rewriter {
-    /// For one body.
-    pub(crate) fn new(rules: Arc<Rules>, unlawful: Arc<Unlawful>, caller: &Caller, now_s: i64) -> Self {
+    /// For one body. `finder` is of these rules and reports; without it every URL is looked at.
+    pub(crate) fn new(
+        rules: Arc<Rules>,
+        unlawful: Arc<Unlawful>,
+        finder: Arc<Option<Finder>>,
+        caller: &Caller,
+        now_s: i64,
+    ) -> Self {
         let fates = rules.fates(caller);
         let counts = Counts { rewritten: vec![0; fates.len()], ..Counts::default() };
         Self {
             rules,
             unlawful,
+            finder,
             fates,
             now_s,
             held: Vec::new(),
@@ -218,9 +232,12 @@ impl Rewriter {
         let mut from = 0;
         // Nothing before it can begin a URL any more.
         let mut settled = 0;
-        while let Some(found) = scan::next(input, from) {
-            from = found + 1;
-            let Some(head) = self.head(input, found) else { continue };
+        while let Some((head, after)) = self.next_head(input, from) {
+            from = after;
+            // The scheme went with the URL before, or is a part of its host.
+            if head.start < settled {
+                continue;
+            }
             let Ok(authority) = authority(input, &head, last) else { return head.start };
             let Some(authority) = authority else { continue };
             let Ok(verdict) = self.judge(input, &head, authority, last) else { return head.start };
@@ -238,7 +255,8 @@ impl Rewriter {
                 Verdict::Rewrite { rule: place, insert } => {
                     let Some(rule) = self.rules.rules.get(place) else { continue };
                     (from, settled) = (authority.end, authority.end);
-                    if let (Some(scheme), true) = (rule.scheme, head.scheme > 0) {
+                    let name = input.get(head.start..head.start + head.scheme).unwrap_or_default();
+                    if let Some(scheme) = rule.scheme.filter(|scheme| !name.is_empty() && scheme.as_bytes() != name) {
                         edit.copy_to(head.start);
                         edit.out.extend_from_slice(scheme.as_bytes());
                         edit.skip_to(head.start + head.scheme);
@@ -254,15 +272,48 @@ impl Rewriter {
                 }
             }
         }
-        if last { input.len() } else { unfinished(input, settled) }
+        match last {
+            true => input.len(),
+            // A host may go on in the next piece.
+            false => match self.last_head(input, settled) {
+                Some(head) => head.start,
+                None => unfinished(input, settled),
+            },
+        }
     }
 
-    /// The URL whose second slash may end at `found`.
-    fn head(&self, input: &[u8], found: usize) -> Option<Head> {
-        let mut host = found + 1;
-        if input.get(host) == Some(&b';') && matches!(input.get(found), Some(b'F' | b'f')) {
-            host += 1;
+    /// The next URL that may concern us, and where to look on if it does not.
+    fn next_head(&self, input: &[u8], mut from: usize) -> Option<(Head, usize)> {
+        let Some(finder) = self.finder.as_ref() else {
+            loop {
+                let found = scan::next(input, from)?;
+                from = found + 1;
+                let is_entity = matches!(input.get(found..from + 1), Some([b'F' | b'f', b';']));
+                if let Some(head) = self.head(input, if is_entity { from + 1 } else { from }) {
+                    return Some((head, from));
+                }
+            }
+        };
+        loop {
+            let found = finder.next(input, from)?;
+            let (begin, end) = host_around(input, found);
+            // On from the run's end: a host is a whole run of a host's characters.
+            from = end.max(found + 1);
+            if let Some(head) = self.head(input, begin) {
+                return Some((head, from));
+            }
         }
+    }
+
+    /// The URL whose host is cut off by the input's end.
+    fn last_head(&self, input: &[u8], settled: usize) -> Option<Head> {
+        let (begin, _) = host_around(input, input.len());
+        let head = if begin < input.len() { self.head(input, begin)? } else { return None };
+        (head.start >= settled).then_some(head)
+    }
+
+    /// The URL whose host begins at `host`.
+    fn head(&self, input: &[u8], host: usize) -> Option<Head> {
         let (style, second) = slash_before(input, host)?;
         let (other, first) = slash_before(input, second)?;
         if !other.matches(style) {
@@ -404,6 +455,22 @@ impl Before<'_> {
             Some(_) => false,
         }
     }
+}
+
+/// The run of a host's characters around a place; what ends an escape right before it is none of them.
+fn host_around(input: &[u8], at: usize) -> (usize, usize) {
+    let (before, behind) = input.split_at_checked(at).unwrap_or((input, &[]));
+    let reach = HOST_MAX + 8;
+    let left = before.iter().rev().take(reach).take_while(|byte| is_host(**byte)).count();
+    let right = behind.iter().take(reach).take_while(|byte| is_host(**byte)).count();
+    let begin = at - left;
+    let escape = match (before.get(..begin).and_then(<[u8]>::last), input.get(begin..).unwrap_or_default()) {
+        (Some(b'%'), [b'2', b'5', b'2', b'F' | b'f', ..]) => 4,
+        (Some(b'%'), [b'2', b'F' | b'f', ..]) => 2,
+        (Some(b'\\'), [b'u', b'0', b'0', b'2', b'F' | b'f', ..]) => 5,
+        _ => 0,
+    };
+    (begin + escape, at + right)
 }
 
 /// What a URL without a scheme may follow: nothing that a URL's own path or query holds.

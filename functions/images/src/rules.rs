@@ -244,6 +244,14 @@ impl Rules {
         Self { version, rules, placeholder, hosts, suffixes }
     }
 
+    /// The hosts that are claimed, and what other claimed hosts end with.
+    pub(crate) fn patterns(&self) -> impl Iterator<Item = &str> {
+        self.rules.iter().flat_map(|rule| &rule.from).map(|pattern| match pattern {
+            Pattern::Host(host) => host.as_str(),
+            Pattern::Below(suffix) => suffix.as_str(),
+        })
+    }
+
     /// Calls `each` with every rule that claims this lower-case host, in whatever context.
     pub(crate) fn claims(&self, host: &[u8], mut each: impl FnMut(usize)) {
         self.hosts.get(host).into_iter().flatten().for_each(|place| each(*place));

@@ -132,43 +132,48 @@ fn keys(text: &str) -> Vec<u64> {
     digits.filter_map(|digits| u64::from_str_radix(digits, 16).ok()).collect()
 }
 
+fn names(text: &str) -> Vec<String> {
+    text.split_whitespace().map(str::to_owned).collect()
+}
+
 /// What an instance holds of the reports: the piece, and the reports after it.
 pub(crate) struct Pieces {
     pub(crate) sorted: Vec<u8>,
-    pub(crate) hosts: Vec<u64>,
+    /// Between spaces.
+    pub(crate) hosts: String,
 }
 
 /// The piece.
 pub(crate) async fn unlawful(db: &Db) -> Result<Pieces, DbError> {
     let row = db.query_one("SELECT keys, hosts FROM images_unlawful WHERE id = 1", []).await?;
     let row = row.ok_or(DbError::Column(0))?;
-    Ok(Pieces { sorted: row.blob(0)?.to_vec(), hosts: keys(row.text(1)?) })
+    Ok(Pieces { sorted: row.blob(0)?.to_vec(), hosts: row.text(1)?.to_owned() })
 }
 
 /// The keys of the reports after `seq`.
 pub(crate) async fn reported_since(db: &Db, seq: i64) -> Result<Vec<Keys>, DbError> {
     const SQL: &str = "SELECT keys, hosts FROM images_violations WHERE seq > $1";
     let rows = db.query(SQL, [seq.into()]).await?;
-    rows.iter().map(|row| Ok(Keys { images: keys(row.text(0)?), hosts: keys(row.text(1)?) })).collect()
+    rows.iter().map(|row| Ok(Keys { images: keys(row.text(0)?), hosts: names(row.text(1)?) })).collect()
 }
 
 /// Makes the piece anew after `generation`; `false` if somebody else did.
 pub(crate) async fn gather(db: &Db, generation: i64, rules_version: i64) -> Result<bool, DbError> {
     const READ: &str = "SELECT coalesce(max(seq), 0), coalesce(group_concat(keys, ''), ''),
-            coalesce((SELECT group_concat(hosts, '') FROM (SELECT DISTINCT hosts FROM images_violations)), '')
+            coalesce((SELECT group_concat(hosts, ' ') FROM (SELECT DISTINCT hosts FROM images_violations)), '')
         FROM images_violations";
     const WRITE: &str = "UPDATE images_unlawful
         SET generation = generation + 1, through_seq = $1, rules_version = $2, dirty_at_ms = 0, keys = $3, hosts = $4
         WHERE id = 1 AND generation = $5 RETURNING 1";
     let row = db.query_one(READ, []).await?.ok_or(DbError::Column(0))?;
-    let mut hosts = keys(row.text(2)?);
+    let mut hosts = names(row.text(2)?);
     hosts.sort_unstable();
     hosts.dedup();
     let values: [Value; 5] = [
         row.integer(0)?.into(),
         rules_version.into(),
         sorted(keys(row.text(1)?)).into(),
-        hexadecimal(&hosts).into(),
+        hosts.join(" ").into(),
         generation.into(),
     ];
     Ok(!db.query(WRITE, values).await?.is_empty())
@@ -192,11 +197,8 @@ pub(crate) async fn rekey(db: &Db, of: &[(i64, Keys)]) -> Result<(), DbError> {
     const SQL: &str = "UPDATE images_violations SET keys = e.value ->> 'keys', hosts = e.value ->> 'hosts'
         FROM json_each($1) AS e
         WHERE images_violations.seq = e.value ->> 'seq' AND images_violations.keys <> e.value ->> 'keys'";
-    let entry = |(seq, keys): &(i64, Keys)| Entry {
-        seq: *seq,
-        keys: hexadecimal(&keys.images),
-        hosts: hexadecimal(&keys.hosts),
-    };
+    let entry =
+        |(seq, keys): &(i64, Keys)| Entry { seq: *seq, keys: hexadecimal(&keys.images), hosts: keys.hosts.join(" ") };
     let entries: Vec<_> = of.iter().map(entry).collect();
     let entries = serde_json::to_string(&entries).map_err(|error| DbError::Other(error.to_string()))?;
     db.execute(SQL, [entries.into()]).await
@@ -219,7 +221,7 @@ pub(crate) async fn report(db: &Db, report: &Report, keys: &Keys, now_ms: i64) -
         text(&report.reason),
         hexadecimal(keys.images.get(..1).unwrap_or_default()).into(),
         hexadecimal(&keys.images).into(),
-        hexadecimal(&keys.hosts).into(),
+        keys.hosts.join(" ").into(),
         now_ms.into(),
     ];
     Ok(!db.query(SQL, values).await?.is_empty())

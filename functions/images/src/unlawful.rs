@@ -20,19 +20,20 @@ pub(crate) struct Unlawful {
     /// Those that have come since.
     more: HashSet<u64>,
     /// The hosts that they are on.
-    hosts: HashSet<u64>,
+    hosts: HashSet<Box<[u8]>>,
 }
 
 impl Unlawful {
     /// Of keys as [`sorted`] lays them, and of their hosts.
-    pub(crate) fn new(sorted: Bytes, hosts: impl IntoIterator<Item = u64>) -> Self {
-        Self { sorted, more: HashSet::new(), hosts: hosts.into_iter().collect() }
+    pub(crate) fn new<'a>(sorted: Bytes, hosts: impl IntoIterator<Item = &'a str>) -> Self {
+        let hosts = hosts.into_iter().map(|host| host.as_bytes().into()).collect();
+        Self { sorted, more: HashSet::new(), hosts }
     }
 
     /// Adds an image.
     pub(crate) fn add(&mut self, keys: &Keys) {
         self.more.extend(&keys.images);
-        self.hosts.extend(&keys.hosts);
+        self.hosts.extend(keys.hosts.iter().map(|host| host.as_bytes().into()));
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -41,7 +42,12 @@ impl Unlawful {
 
     /// Whether any is on this lower-case host.
     pub(crate) fn has_host(&self, host: &[u8]) -> bool {
-        !self.is_empty() && self.hosts.contains(&xxh3_64(host))
+        !self.is_empty() && self.hosts.contains(host)
+    }
+
+    /// The hosts.
+    pub(crate) fn hosts(&self) -> impl Iterator<Item = &[u8]> {
+        self.hosts.iter().map(|host| &**host)
     }
 
     fn has(&self, key: u64) -> bool {
@@ -85,7 +91,7 @@ pub(crate) fn sorted(mut keys: Vec<u64>) -> Vec<u8> {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Keys {
     pub(crate) images: Vec<u64>,
-    pub(crate) hosts: Vec<u64>,
+    pub(crate) hosts: Vec<String>,
 }
 
 /// An image's address, taken apart.
@@ -129,10 +135,7 @@ impl Image {
             write_query(self.query.as_bytes(), &mut text);
             xxh3_64(&text)
         };
-        Keys {
-            images: hosts.iter().map(image).collect(),
-            hosts: hosts.iter().map(|host| xxh3_64(host.as_bytes())).collect(),
-        }
+        Keys { images: hosts.iter().map(image).collect(), hosts }
     }
 
     /// Its key under its own host.
@@ -242,11 +245,11 @@ mod tests {
     #[test]
     fn every_key_of_many_is_found_and_no_other() {
         let keys: Vec<u64> = (0..100_000_u64).map(|number| xxh3_64(&number.to_be_bytes())).collect();
-        let set = Unlawful::new(sorted(keys.clone()).into(), [1]);
+        let set = Unlawful::new(sorted(keys.clone()).into(), ["a"]);
         assert!(keys.iter().all(|key| set.is_sorted_in(*key)));
         assert!((100_000..200_000_u64).all(|number| !set.is_sorted_in(xxh3_64(&number.to_be_bytes()))));
         for (key, count) in [(0, 0), (u64::MAX, 0), (0, 1), (u64::MAX, 1)] {
-            assert_eq!(Unlawful::new(sorted(vec![0; count]).into(), [1]).is_sorted_in(key), count == 1 && key == 0);
+            assert_eq!(Unlawful::new(sorted(vec![0; count]).into(), ["a"]).is_sorted_in(key), count == 1 && key == 0);
         }
     }
 

@@ -10,7 +10,7 @@ use std::{
 use axum::body::Body;
 use bytes::Bytes;
 use http_body::Frame;
-use shared::{clock, log::EntryPath};
+use shared::log::EntryPath;
 
 use crate::{
     config::Standing,
@@ -33,7 +33,7 @@ pub(super) struct Rewritten {
 impl Rewritten {
     pub(super) fn new(source: Body, standing: Standing, caller: &Caller) -> Self {
         let rules = standing.rules.clone();
-        let rewriter = Rewriter::new(standing.rules, standing.unlawful, caller, clock::now_ms() / 1000);
+        let rewriter = standing.rewriter(caller);
         Self { source, rewriter, rules, context: caller.context, started: Instant::now(), ended: false }
     }
 

@@ -12,7 +12,6 @@ use axum::{
 use bytes::Bytes;
 use shared::{
     auth::Role,
-    clock,
     http::{ANSWER_TIMEOUT, CONNECT_TIMEOUT, send},
     problem::{Kind, Problem},
     query::Query,
@@ -21,7 +20,6 @@ use shared::{
 use super::{allowed, body::Rewritten, caller, not_found, rewrite::is_encoded};
 use crate::{
     config::{Standing, origins, standing},
-    rewrite::Rewriter,
     rules::Caller,
 };
 
@@ -114,8 +112,7 @@ fn rewrite_location(headers: &mut HeaderMap, standing: &Standing, caller: &Calle
     let Some(location) = headers.get(header::LOCATION).map(|value| Bytes::copy_from_slice(value.as_bytes())) else {
         return;
     };
-    let (rules, unlawful) = (standing.rules.clone(), standing.unlawful.clone());
-    let (location, _) = Rewriter::new(rules, unlawful, caller, clock::now_ms() / 1000).whole(location);
+    let (location, _) = standing.clone().rewriter(caller).whole(location);
     if let Ok(location) = HeaderValue::from_maybe_shared(location) {
         headers.insert(header::LOCATION, location);
     }

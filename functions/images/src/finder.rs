@@ -1,0 +1,96 @@
+//! Finds claimed hosts in a body by looking at a few of its bytes only.
+//!
+//! A host of 19 bytes that stands somewhere has one of its groups of four bytes at each 16th place: so it is enough to
+//! look there, and to ask one table whether the four bytes found belong to any host at all. That does not depend on
+//! the number of hosts, until the table is full. It may find too much, never too little.
+
+/// The bytes of a group.
+const GROUP: usize = 4;
+/// The table has 2^18 bits, 32 KiB: what a core's nearest memory holds.
+const BITS: u32 = 18;
+const WORDS: usize = 1 << (BITS - 6);
+/// Steps shorter than this look at too many places.
+const STEP_MIN: usize = 6;
+/// A table fuller than this finds too much.
+const GROUPS_MAX: usize = 1 << (BITS - 4);
+
+/// The groups of all hosts.
+pub(crate) struct Finder {
+    table: Box<[u64]>,
+    step: usize,
+}
+
+/// Upper case is lower case here; other bytes may be taken for one another.
+fn group(bytes: [u8; GROUP]) -> u32 {
+    let folded = u32::from_le_bytes(bytes) | 0x2020_2020;
+    folded.wrapping_mul(0x9E37_79B1) >> (32 - BITS)
+}
+
+impl Finder {
+    /// For these lower-case hosts, or ends of hosts; `None` if they are too short or too many to gain by it.
+    pub(crate) fn new<'a>(hosts: impl IntoIterator<Item = &'a [u8]>) -> Option<Self> {
+        let mut table = vec![0_u64; WORDS].into_boxed_slice();
+        let (mut shortest, mut groups) = (usize::MAX, 0);
+        for host in hosts {
+            shortest = shortest.min(host.len());
+            for bytes in host.windows(GROUP).filter_map(|window| window.first_chunk::<GROUP>()) {
+                let bit = group(*bytes);
+                if let Some(word) = table.get_mut((bit >> 6) as usize) {
+                    *word |= 1 << (bit & 63);
+                }
+                groups += 1;
+            }
+        }
+        // With no host at all there is nothing to find.
+        let step = if shortest == usize::MAX { usize::MAX } else { (shortest + 1).checked_sub(GROUP)? };
+        (step >= STEP_MIN && groups <= GROUPS_MAX).then_some(Self { table, step })
+    }
+
+    /// A place at or after `from` within what may be a host. A host that begins at or after `from` has such a place.
+    pub(crate) fn next(&self, bytes: &[u8], from: usize) -> Option<usize> {
+        let mut at = from.checked_add(self.step - 1)?;
+        loop {
+            let bit = group(*bytes.get(at..)?.first_chunk::<GROUP>()?);
+            let word = self.table.get((bit >> 6) as usize).copied().unwrap_or_default();
+            if word >> (bit & 63) & 1 == 1 {
+                return Some(at);
+            }
+            at += self.step;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_host_is_found_wherever_it_stands(before in "[a-z./ ]{0,70}", after in "[a-z./ ]{0,30}", upper in any::<bool>()) {
+            let hosts: [&[u8]; 2] = [b"img10.360buyimg.com", b".many.example"];
+            let finder = Finder::new(hosts).unwrap();
+            for host in ["img10.360buyimg.com", "a.many.example"] {
+                let host = if upper { host.to_uppercase() } else { host.to_owned() };
+                let text = format!("{before}{host}{after}");
+                let mut from = 0;
+                let found = std::iter::from_fn(|| {
+                    let at = finder.next(text.as_bytes(), from)?;
+                    from = at + 1;
+                    Some(at)
+                });
+                let place = before.len()..before.len() + host.len();
+                prop_assert!(found.into_iter().any(|at| place.contains(&at)));
+            }
+        }
+    }
+
+    #[test]
+    fn short_and_too_many_hosts_are_not_for_it() {
+        assert!(Finder::new([&b"a.cn"[..]]).is_none());
+        let many: Vec<String> = (0..5_000).map(|number| format!("host-{number}.example.org")).collect();
+        assert!(Finder::new(many.iter().map(String::as_bytes)).is_none());
+        let none = Finder::new([]).unwrap();
+        assert_eq!(none.next(&[b'a'; 100], 0), None);
+    }
+}
