@@ -6,17 +6,17 @@
 
 /// The bytes of a group.
 const GROUP: usize = 4;
-/// The table has 2^18 bits, 32 KiB: what a core's nearest memory holds.
-const BITS: u32 = 18;
+/// The table has 2^16 bits, 8 KiB: a part of what a core's nearest memory holds.
+const BITS: u32 = 16;
 const WORDS: usize = 1 << (BITS - 6);
 /// Steps shorter than this look at too many places.
 const STEP_MIN: usize = 6;
 /// A table fuller than this finds too much.
-const GROUPS_MAX: usize = 1 << (BITS - 4);
+const GROUPS_MAX: usize = 1 << (BITS - 3);
 
 /// The groups of all hosts.
 pub(crate) struct Finder {
-    table: Box<[u64]>,
+    table: Box<[u64; WORDS]>,
     step: usize,
 }
 
@@ -29,7 +29,7 @@ fn group(bytes: [u8; GROUP]) -> u32 {
 impl Finder {
     /// For these lower-case hosts, or ends of hosts; `None` if they are too short or too many to gain by it.
     pub(crate) fn new<'a>(hosts: impl IntoIterator<Item = &'a [u8]>) -> Option<Self> {
-        let mut table = vec![0_u64; WORDS].into_boxed_slice();
+        let mut table = Box::new([0_u64; WORDS]);
         let (mut shortest, mut groups) = (usize::MAX, 0);
         for host in hosts {
             shortest = shortest.min(host.len());
@@ -48,15 +48,29 @@ impl Finder {
 
     /// A place at or after `from` within what may be a host. A host that begins at or after `from` has such a place.
     pub(crate) fn next(&self, bytes: &[u8], from: usize) -> Option<usize> {
-        let mut at = from.checked_add(self.step - 1)?;
+        // The last group of each step. Four steps in a turn: a turn costs more than a step.
+        let step = self.step;
+        let mut at = from.checked_add(step.checked_sub(GROUP)?)?;
+        let group = |piece: &[u8]| piece.first_chunk::<GROUP>().is_some_and(|bytes| self.has(*bytes));
+        while let Some(piece) = bytes.get(at..).filter(|rest| rest.len() >= 3 * step.saturating_add(GROUP)) {
+            let [_, second, third, fourth] = [0, 1, 2, 3].map(|number| piece.get(number * step..).unwrap_or_default());
+            if group(piece) | group(second) | group(third) | group(fourth) {
+                break;
+            }
+            at += 4 * step;
+        }
         loop {
-            let bit = group(*bytes.get(at..)?.first_chunk::<GROUP>()?);
-            let word = self.table.get((bit >> 6) as usize).copied().unwrap_or_default();
-            if word >> (bit & 63) & 1 == 1 {
+            let piece = bytes.get(at..).filter(|piece| piece.len() >= GROUP)?;
+            if group(piece) {
                 return Some(at);
             }
-            at += self.step;
+            at = at.checked_add(step)?;
         }
+    }
+
+    fn has(&self, bytes: [u8; GROUP]) -> bool {
+        let bit = group(bytes);
+        self.table.get((bit >> 6) as usize).is_some_and(|word| word >> (bit & 63) & 1 == 1)
     }
 }
 

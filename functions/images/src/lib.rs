@@ -7,6 +7,7 @@
 mod config;
 mod escaping;
 mod finder;
+mod lanes;
 #[cfg(test)]
 mod oracle;
 mod outcome;

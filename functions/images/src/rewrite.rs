@@ -12,6 +12,7 @@ use shared::rollout::{Percent, bucket};
 use crate::{
     escaping::{Ampersand, Style, Token, colon_before, is_url, slash_before, token},
     finder::Finder,
+    lanes::{append, host_run, host_run_back, is_host},
     rules::{Caller, Fate, HOST_MAX, Rules},
     scan,
     unlawful::Unlawful,
@@ -141,12 +142,12 @@ impl Edit<'_> {
             self.out.reserve(self.input.len() + self.input.len() / 8 + 256);
         }
         while let Some(insert) = self.inserts.pop_if(|insert| insert.at <= end) {
-            self.out.extend_from_slice(self.input.get(self.copied..insert.at).unwrap_or_default());
+            append(&mut self.out, self.input.get(self.copied..insert.at).unwrap_or_default());
             self.out.extend_from_slice(&insert.text);
             // Never back: what was replaced may have reached beyond.
             self.copied = self.copied.max(insert.at);
         }
-        self.out.extend_from_slice(self.input.get(self.copied..end).unwrap_or_default());
+        append(&mut self.out, self.input.get(self.copied..end).unwrap_or_default());
         self.copied = self.copied.max(end);
     }
 
@@ -262,7 +263,11 @@ impl Rewriter {
                         edit.skip_to(head.start + head.scheme);
                     }
                     edit.copy_to(head.host);
-                    head.style.write(rule.to.as_bytes(), Ampersand::Raw, &mut edit.out);
+                    if rule.is_plain {
+                        append(&mut edit.out, rule.to.as_bytes());
+                    } else {
+                        head.style.write(rule.to.as_bytes(), Ampersand::Raw, &mut edit.out);
+                    }
                     // A dot behind the host stays; a port was the old host's.
                     edit.skip_to(authority.replaced_end);
                     edit.inserts.extend(insert);
@@ -321,12 +326,15 @@ impl Rewriter {
         }
         if let Some(colon) = colon_before(input, first) {
             let before = input.get(..colon)?;
-            let ends_with = |name: &str| {
-                let start = before.len().checked_sub(name.len())?;
-                before.get(start..)?.eq_ignore_ascii_case(name.as_bytes()).then_some(start)
+            // Setting this bit makes a letter lower case, and nothing else a letter of these.
+            let is_https = before.last_chunk().is_some_and(|name: &[u8; 5]| name.map(|byte| byte | 0x20) == *b"https");
+            let is_http = before.last_chunk().is_some_and(|name: &[u8; 4]| name.map(|byte| byte | 0x20) == *b"http");
+            let scheme = match (is_https, is_http) {
+                (true, _) => 5,
+                (_, true) => 4,
+                _ => return None,
             };
-            let (start, scheme) =
-                ends_with("https").map(|start| (start, 5)).or_else(|| ends_with("http").map(|start| (start, 4)))?;
+            let start = colon - scheme;
             return Some(Head { start, scheme, style, host });
         }
         self.may_begin(input, first, style).then_some(Head { start: first, scheme: 0, style, host })
@@ -346,30 +354,36 @@ impl Rewriter {
     fn judge(&mut self, input: &[u8], head: &Head, authority: Authority, last: bool) -> Result<Verdict, More> {
         let Self { rules, unlawful, fates, scratch, now_s, .. } = self;
         let host = input.get(head.host..authority.host_end).unwrap_or_default();
-        scratch.host.clear();
-        scratch.host.extend(host.iter().map(u8::to_ascii_lowercase));
-        scratch.claims.clear();
-        rules.claims(&scratch.host, |place| scratch.claims.push(place));
+        let Scratch { host: lower, path, query, key, claims } = scratch;
+        claims.clear();
+        rules.claims(host, |place| claims.push(place));
+        // One that is claimed as it stands is lower case.
+        let host = if claims.is_empty() && host.iter().any(u8::is_ascii_uppercase) {
+            lower.clear();
+            lower.extend(host.iter().map(u8::to_ascii_lowercase));
+            rules.claims(lower, |place| claims.push(place));
+            lower.as_slice()
+        } else {
+            host
+        };
         let is_out = |place: &&usize| fates.get(**place).is_none_or(|fate| *fate == Fate::Out);
-        let active = scratch.claims.iter().find(|place| !is_out(place)).copied();
+        let active = claims.iter().find(|place| !is_out(place)).copied();
         let to_host = |place: &usize| rules.rules.get(*place).map(|rule| rule.to_host().as_bytes());
         let suspect = !unlawful.is_empty()
-            && (unlawful.has_host(&scratch.host)
-                || scratch.claims.iter().filter_map(to_host).any(|host| unlawful.has_host(host)));
+            && (unlawful.has_host(host) || claims.iter().filter_map(to_host).any(|host| unlawful.has_host(host)));
         let rule = active.and_then(|place| Some((place, rules.rules.get(place)?, *fates.get(place)?)));
         let by_url = rule.is_some_and(|(_, _, fate)| fate != Fate::In);
         let signed = rule.is_some_and(|(_, rule, _)| rule.sign.is_some());
         if !suspect && !by_url && !signed {
             return Ok(active.map_or(Verdict::Leave, |rule| Verdict::Rewrite { rule, insert: None }));
         }
-        let Some(rest) = rest(input, authority, head.style, last, &mut scratch.path, &mut scratch.query)? else {
+        let Some(rest) = rest(input, authority, head.style, last, path, query)? else {
             // Too long to be looked at: without what it needs to work, it had better stay.
             return Ok(match active {
                 Some(rule) if !by_url && !signed => Verdict::Rewrite { rule, insert: None },
                 _ => Verdict::Leave,
             });
         };
-        let Scratch { host, path, query, key, claims } = scratch;
         if suspect
             && (unlawful.holds(host, path, query, key)
                 || claims.iter().filter_map(to_host).any(|host| unlawful.holds(host, path, query, key)))
@@ -460,9 +474,8 @@ impl Before<'_> {
 /// The run of a host's characters around a place; what ends an escape right before it is none of them.
 fn host_around(input: &[u8], at: usize) -> (usize, usize) {
     let (before, behind) = input.split_at_checked(at).unwrap_or((input, &[]));
-    let reach = HOST_MAX + 8;
-    let left = before.iter().rev().take(reach).take_while(|byte| is_host(**byte)).count();
-    let right = behind.iter().take(reach).take_while(|byte| is_host(**byte)).count();
+    let left = host_run_back(before, HOST_MAX + 8);
+    let right = host_run(behind, HOST_MAX + 8);
     let begin = at - left;
     let escape = match (before.get(..begin).and_then(<[u8]>::last), input.get(begin..).unwrap_or_default()) {
         (Some(b'%'), [b'2', b'5', b'2', b'F' | b'f', ..]) => 4,
@@ -480,10 +493,6 @@ pub(crate) const fn is_left_of_url(byte: u8) -> bool {
         || matches!(byte, b'"' | b'\'' | b'`' | b'(' | b'<' | b'>' | b',' | b'[' | b'{' | b'|' | b';')
 }
 
-pub(crate) const fn is_host(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_') || byte >= 128
-}
-
 const fn is_subdelimiter(byte: u8) -> bool {
     matches!(byte, b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=' | b'~')
 }
@@ -491,8 +500,8 @@ const fn is_subdelimiter(byte: u8) -> bool {
 /// The URL's host and port; `None` if it has no host, or one that goes on in a way that no host does.
 fn authority(input: &[u8], head: &Head, last: bool) -> Result<Option<Authority>, More> {
     let rest = input.get(head.host..).unwrap_or_default();
-    let length = rest.iter().take(HOST_MAX + 2).take_while(|byte| is_host(**byte)).count();
-    if length == rest.len() && !last && length < HOST_MAX + 2 {
+    let length = host_run(rest, HOST_MAX + 2);
+    if length == rest.len() && !last && length <= HOST_MAX + 1 {
         return Err(More);
     }
     let host = rest.get(..length).unwrap_or_default();

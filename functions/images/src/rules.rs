@@ -12,7 +12,12 @@ use shared::{
     rollout::{Decision, Percent, Rollout, Version},
 };
 
-use crate::sign::{Keys, Scheme, Signer};
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::{
+    lanes::equal,
+    sign::{Keys, Scheme, Signer},
+};
 
 /// What a body is: rules may apply to some contexts alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -80,6 +85,8 @@ pub(crate) struct Rule {
     from: Vec<Pattern>,
     /// Host, and port if it has one.
     pub(crate) to: String,
+    /// Whether that is written in the same way in every escaping, as it has no port.
+    pub(crate) is_plain: bool,
     /// `http` or `https`, for URLs that name a scheme.
     pub(crate) scheme: Option<&'static str>,
     contexts: Contexts,
@@ -176,6 +183,26 @@ pub(crate) struct Caller {
     pub(crate) app_version: Option<Version>,
 }
 
+/// Names and the places of the rules that claim them, by the names' hash: what is asked for every URL.
+#[derive(Debug, Default)]
+struct Claims(HashMap<u64, Vec<(Box<[u8]>, Vec<usize>)>>);
+
+impl Claims {
+    fn add(&mut self, name: &str, place: usize) {
+        let name = name.as_bytes();
+        let same = self.0.entry(xxh3_64(name)).or_default();
+        match same.iter_mut().find(|(found, _)| **found == *name) {
+            Some((_, places)) => places.push(place),
+            None => same.push((name.into(), vec![place])),
+        }
+    }
+
+    fn of(&self, name: &[u8]) -> &[usize] {
+        let same = self.0.get(&xxh3_64(name)).map(Vec::as_slice).unwrap_or_default();
+        same.iter().find(|(found, _)| equal(found, name)).map(|(_, places)| places.as_slice()).unwrap_or_default()
+    }
+}
+
 /// A rule set that holds together, ready to look hosts up in.
 #[derive(Debug)]
 pub(crate) struct Rules {
@@ -184,9 +211,9 @@ pub(crate) struct Rules {
     /// The URL that stands in for an unlawful image.
     pub(crate) placeholder: String,
     /// Whose URLs the rules claim, by host.
-    hosts: HashMap<Box<[u8]>, Vec<usize>>,
+    hosts: Claims,
     /// And by what hosts end with.
-    suffixes: HashMap<Box<[u8]>, Vec<usize>>,
+    suffixes: Claims,
 }
 
 impl Rules {
@@ -230,15 +257,15 @@ impl Rules {
     }
 
     fn of(version: i64, rules: Vec<Rule>, placeholder: String) -> Self {
-        let mut hosts: HashMap<Box<[u8]>, Vec<usize>> = HashMap::new();
-        let mut suffixes: HashMap<Box<[u8]>, Vec<usize>> = HashMap::new();
+        let mut hosts = Claims::default();
+        let mut suffixes = Claims::default();
         for (place, rule) in rules.iter().enumerate() {
             for pattern in &rule.from {
                 let (map, host) = match pattern {
                     Pattern::Host(host) => (&mut hosts, host),
                     Pattern::Below(suffix) => (&mut suffixes, suffix),
                 };
-                map.entry(host.as_bytes().into()).or_default().push(place);
+                map.add(host, place);
             }
         }
         Self { version, rules, placeholder, hosts, suffixes }
@@ -254,15 +281,15 @@ impl Rules {
 
     /// Calls `each` with every rule that claims this lower-case host, in whatever context.
     pub(crate) fn claims(&self, host: &[u8], mut each: impl FnMut(usize)) {
-        self.hosts.get(host).into_iter().flatten().for_each(|place| each(*place));
-        if self.suffixes.is_empty() {
+        self.hosts.of(host).iter().for_each(|place| each(*place));
+        if self.suffixes.0.is_empty() {
             return;
         }
         for (place, _) in
             host.iter().enumerate().filter(|(_, byte)| **byte == b'.').skip_while(|(place, _)| *place == 0)
         {
             let suffix = host.get(place + 1..).unwrap_or_default();
-            self.suffixes.get(suffix).into_iter().flatten().for_each(|place| each(*place));
+            self.suffixes.of(suffix).iter().for_each(|place| each(*place));
         }
     }
 
@@ -346,7 +373,8 @@ fn rule(item: &Value<'_>, at: &str, keys: &Keys, faults: &mut Vec<Fault>) -> Opt
     if faults.len() > before {
         return None;
     }
-    Some(Rule { name: name?.to_string(), from, to, scheme, contexts, sign, rollout })
+    let is_plain = !to.contains(':');
+    Some(Rule { name: name?.to_string(), from, to, is_plain, scheme, contexts, sign, rollout })
 }
 
 fn from(item: &Object<'_>, at: &str, faults: &mut Vec<Fault>) -> Vec<Pattern> {

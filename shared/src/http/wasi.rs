@@ -123,7 +123,7 @@ fn frames(request: types::Request, length: Option<u64>) -> impl Stream<Item = Re
 pub(super) async fn response(response: Response) -> Result<types::Response, ErrorCode> {
     use http_body::Body as _;
     if response.body().size_hint().exact().is_none() {
-        return streamed(response);
+        return streamed(response).await;
     }
     let (head, mut body) = response.into_parts();
     let mut whole = Vec::new();
@@ -146,7 +146,7 @@ pub(super) async fn response(response: Response) -> Result<types::Response, Erro
 }
 
 /// An answer whose body goes out as it is made.
-fn streamed(response: Response) -> Result<types::Response, ErrorCode> {
+async fn streamed(response: Response) -> Result<types::Response, ErrorCode> {
     let (head, body) = response.into_parts();
     let headers = fields(&head.headers)?;
     let (contents, contents_reader) = wit_stream::new();
@@ -155,7 +155,11 @@ fn streamed(response: Response) -> Result<types::Response, ErrorCode> {
     if head.status != StatusCode::OK {
         let _ = response.set_status_code(head.status.as_u16());
     }
-    wit_bindgen::spawn(write(body, contents, trailers));
+    // Begun before the head is handed over, as below.
+    let mut writing = Box::pin(write(body, contents, trailers));
+    if futures::poll!(&mut writing).is_pending() {
+        wit_bindgen::spawn(writing);
+    }
     Ok(response)
 }
 

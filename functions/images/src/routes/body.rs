@@ -9,7 +9,7 @@ use std::{
 
 use axum::body::Body;
 use bytes::Bytes;
-use http_body::Frame;
+use http_body::{Body as _, Frame};
 use shared::log::EntryPath;
 
 use crate::{
@@ -23,6 +23,10 @@ use crate::{
 pub(super) struct Rewritten {
     source: Body,
     rewriter: Rewriter,
+    /// Goes out before anything else.
+    first: Bytes,
+    /// What of it is not yet there, where its length is known: its last piece need not be told by a further one.
+    missing: Option<u64>,
     rules: Arc<Rules>,
     context: Option<rules::Context>,
     started: Instant,
@@ -34,7 +38,38 @@ impl Rewritten {
     pub(super) fn new(source: Body, standing: Standing, caller: &Caller) -> Self {
         let rules = standing.rules.clone();
         let rewriter = standing.rewriter(caller);
-        Self { source, rewriter, rules, context: caller.context, started: Instant::now(), ended: false }
+        let missing = source.size_hint().upper();
+        Self {
+            source,
+            rewriter,
+            first: Bytes::new(),
+            missing,
+            rules,
+            context: caller.context,
+            started: Instant::now(),
+            ended: false,
+        }
+    }
+
+    /// Whether all of it has gone through.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// The rest of it, after a piece that has come out already.
+    pub(super) fn after(mut self, first: Bytes) -> Self {
+        self.first = first;
+        self
+    }
+
+    fn take(&mut self, piece: Bytes) -> Bytes {
+        self.missing = self.missing.map(|missing| missing.saturating_sub(piece.len() as u64));
+        let last = self.missing == Some(0);
+        let out = self.rewriter.push(piece, last);
+        if last {
+            self.end("rewritten");
+        }
+        out
     }
 
     fn end(&mut self, outcome: &str) {
@@ -54,11 +89,14 @@ impl http_body::Body for Rewritten {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        if !self.first.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.first)))));
+        }
         while !self.ended {
             let frame = ready!(Pin::new(&mut self.source).poll_frame(context));
             let piece = match frame {
                 Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => self.rewriter.push(data, false),
+                    Ok(data) => self.take(data),
                     // Trailers: they would tell of the body that came in.
                     Err(_) => continue,
                 },
