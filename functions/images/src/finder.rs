@@ -9,15 +9,21 @@ const GROUP: usize = 4;
 /// The table has 2^16 bits, 8 KiB: a part of what a core's nearest memory holds.
 const BITS: u32 = 16;
 const WORDS: usize = 1 << (BITS - 6);
-/// Steps shorter than this look at too many places.
-const STEP_MIN: usize = 6;
+/// The step, where no host is shorter than the last byte of a group this far on: a constant, so that nothing of it is
+/// computed or checked while looking.
+const STEP: usize = 16;
+/// And for shorter hosts.
+const SHORT_STEP: usize = 8;
+/// Steps that are taken in one turn: in Spin's engine a turn costs more than a step.
+const STEPS: usize = 8;
 /// A table fuller than this finds too much.
 const GROUPS_MAX: usize = 1 << (BITS - 3);
 
 /// The groups of all hosts.
 pub(crate) struct Finder {
     table: Box<[u64; WORDS]>,
-    step: usize,
+    /// Whether a host may be too short for the long step.
+    short: bool,
 }
 
 /// Upper case is lower case here; other bytes may be taken for one another.
@@ -41,31 +47,34 @@ impl Finder {
                 groups += 1;
             }
         }
-        // With no host at all there is nothing to find.
-        let step = if shortest == usize::MAX { usize::MAX } else { (shortest + 1).checked_sub(GROUP)? };
-        (step >= STEP_MIN && groups <= GROUPS_MAX).then_some(Self { table, step })
+        let fits = shortest >= SHORT_STEP + GROUP - 1 && groups <= GROUPS_MAX;
+        fits.then_some(Self { table, short: shortest < STEP + GROUP - 1 })
     }
 
     /// A place at or after `from` within what may be a host. A host that begins at or after `from` has such a place.
     pub(crate) fn next(&self, bytes: &[u8], from: usize) -> Option<usize> {
-        // The last group of each step. Four steps in a turn: a turn costs more than a step.
-        let step = self.step;
-        let mut at = from.checked_add(step.checked_sub(GROUP)?)?;
-        let group = |piece: &[u8]| piece.first_chunk::<GROUP>().is_some_and(|bytes| self.has(*bytes));
-        while let Some(piece) = bytes.get(at..).filter(|rest| rest.len() >= 3 * step.saturating_add(GROUP)) {
-            let [_, second, third, fourth] = [0, 1, 2, 3].map(|number| piece.get(number * step..).unwrap_or_default());
-            if group(piece) | group(second) | group(third) | group(fourth) {
+        let rest = bytes.get(from..)?;
+        let found = match self.short {
+            false => self.find::<STEP, { STEP * STEPS }>(rest),
+            true => self.find::<SHORT_STEP, { SHORT_STEP * STEPS }>(rest),
+        };
+        found.map(|place| from + place)
+    }
+
+    /// A step's group is its last bytes: a host as long as a step and a group, less one, has such a group.
+    fn find<const STEP: usize, const TURN: usize>(&self, bytes: &[u8]) -> Option<usize> {
+        let is_in = |step: &[u8; STEP]| step.last_chunk::<GROUP>().is_some_and(|group| self.has(*group));
+        let mut at = 0;
+        for turn in bytes.as_chunks::<TURN>().0 {
+            let steps = turn.as_chunks::<STEP>().0;
+            if steps.iter().fold(false, |any, step| any | is_in(step)) {
                 break;
             }
-            at += 4 * step;
+            at += TURN;
         }
-        loop {
-            let piece = bytes.get(at..).filter(|piece| piece.len() >= GROUP)?;
-            if group(piece) {
-                return Some(at);
-            }
-            at = at.checked_add(step)?;
-        }
+        let steps = bytes.get(at..)?.as_chunks::<STEP>().0;
+        let place = steps.iter().position(is_in)?;
+        Some(at + (place + 1) * STEP - GROUP)
     }
 
     fn has(&self, bytes: [u8; GROUP]) -> bool {

@@ -84,6 +84,18 @@ pub(crate) fn host_run_back(bytes: &[u8], most: usize) -> usize {
     run + rest.iter().rev().take_while(|byte| is_host(**byte)).count()
 }
 
+/// A number that tells most names apart, by their length, ends and middle.
+pub(crate) fn spread(name: &[u8]) -> u64 {
+    const WORD: usize = 8;
+    let word = |at: usize| {
+        let bytes = name.get(at..).and_then(<[u8]>::first_chunk::<WORD>);
+        bytes.map_or_else(|| name.iter().fold(0, |word, byte| word << 8 | u64::from(*byte)), |b| u64::from_le_bytes(*b))
+    };
+    let last = name.len().saturating_sub(WORD);
+    let mixed = word(0) ^ word(last).rotate_left(21) ^ word(last / 2).rotate_left(42) ^ name.len() as u64;
+    mixed.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29)
+}
+
 /// Whether the two are the same.
 pub(crate) fn equal(a: &[u8], b: &[u8]) -> bool {
     const WORD: usize = 8;

@@ -12,10 +12,8 @@ use shared::{
     rollout::{Decision, Percent, Rollout, Version},
 };
 
-use xxhash_rust::xxh3::xxh3_64;
-
 use crate::{
-    lanes::equal,
+    lanes::{equal, spread},
     sign::{Keys, Scheme, Signer},
 };
 
@@ -183,14 +181,17 @@ pub(crate) struct Caller {
     pub(crate) app_version: Option<Version>,
 }
 
+/// A name, and the places of the rules that claim it.
+type Claim = (Box<[u8]>, Vec<usize>);
+
 /// Names and the places of the rules that claim them, by the names' hash: what is asked for every URL.
 #[derive(Debug, Default)]
-struct Claims(HashMap<u64, Vec<(Box<[u8]>, Vec<usize>)>>);
+struct Claims(HashMap<u64, Vec<Claim>>);
 
 impl Claims {
     fn add(&mut self, name: &str, place: usize) {
         let name = name.as_bytes();
-        let same = self.0.entry(xxh3_64(name)).or_default();
+        let same = self.0.entry(spread(name)).or_default();
         match same.iter_mut().find(|(found, _)| **found == *name) {
             Some((_, places)) => places.push(place),
             None => same.push((name.into(), vec![place])),
@@ -198,7 +199,7 @@ impl Claims {
     }
 
     fn of(&self, name: &[u8]) -> &[usize] {
-        let same = self.0.get(&xxh3_64(name)).map(Vec::as_slice).unwrap_or_default();
+        let same = self.0.get(&spread(name)).map(Vec::as_slice).unwrap_or_default();
         same.iter().find(|(found, _)| equal(found, name)).map(|(_, places)| places.as_slice()).unwrap_or_default()
     }
 }
