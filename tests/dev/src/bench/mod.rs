@@ -2,6 +2,7 @@
 //! that only ratios count, of rounds that take turns: never a figure of one run beside that of another.
 //!
 //! - [`http`]: requests, beside a hello world
+//! - [`images`]: bodies, beside an echo, nginx and sed
 //! - [`stream`]: events of a stream, beside a plain handler of messages
 //! - [`application`]: what runs
 //! - [`event`]: what it is sent
@@ -10,6 +11,7 @@
 mod application;
 mod event;
 mod http;
+mod images;
 mod report;
 mod stream;
 
@@ -64,6 +66,8 @@ pub(crate) struct Settings {
 enum Part {
     /// Requests, beside a hello world
     Http,
+    /// Bodies that are rewritten, beside an echo
+    Images,
     /// Events of a Redis stream, beside a plain handler of Redis messages
     Stream,
 }
@@ -89,6 +93,7 @@ async fn bench(settings: &Settings) -> Result<()> {
     for part in parts {
         match part {
             Part::Http => http::bench(kind, settings).await?,
+            Part::Images => images::bench(kind, settings).await?,
             Part::Stream => stream::bench(kind, settings).await?,
         }
     }
@@ -99,6 +104,7 @@ async fn set_up(kind: Kind, parts: &[Part]) -> Result<()> {
     for part in parts {
         match part {
             Part::Http => setup::wrk().await?,
+            Part::Images => setup::nginx().await?,
             Part::Stream => setup::redis_server().await?,
         }
     }
