@@ -449,7 +449,7 @@ fn signer(value: &Value<'_>, at: &str, keys: &Keys, faults: &mut Vec<Fault>) -> 
     if expires_s.is_none() {
         faults.push(Fault::at(format!("{at}/expires_s"), format!("must be a whole number from 0 to {EXPIRES_S_MAX}")));
     }
-    Some(Signer { scheme: scheme?, key: key?.to_owned(), expires_s: expires_s? })
+    Signer::new(scheme?, key?, expires_s?)
 }
 
 fn rollout(value: &Value<'_>, at: &str, faults: &mut Vec<Fault>) -> Rollout {
