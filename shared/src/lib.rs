@@ -16,6 +16,7 @@
 //! - [`outbox`]: what people are told, kept until the gateway has it;
 //! - [`problem`]: every error answer, by RFC 9457;
 //! - [`query`]: a request's parameters, with every fault of them;
+//! - [`rollout`]: who gets something new already;
 //! - [`signature`]: Standard Webhooks;
 //! - [`stream`]: intake of a Redis stream by consumer group.
 //!
@@ -37,5 +38,6 @@ pub mod ndjson;
 pub mod outbox;
 pub mod problem;
 pub mod query;
+pub mod rollout;
 pub mod signature;
 pub mod stream;

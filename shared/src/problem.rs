@@ -55,6 +55,10 @@ pub enum Kind {
     Unprocessable,
     /// 413: a body over its limit.
     TooLarge,
+    /// 415: a body in a form that the route does not read.
+    UnsupportedMediaType,
+    /// 502: a peer that is asked on the caller's behalf does not answer as it should.
+    BadGateway,
     /// 503: the deployment's own variables are wrong; an operator must act.
     Misconfigured,
     /// 503: something we stand on is not there; the same call may succeed later.
@@ -83,6 +87,12 @@ impl Kind {
                 ("unprocessable", StatusCode::UNPROCESSABLE_ENTITY, "The input does not fit what is here")
             }
             Self::TooLarge => ("too-large", StatusCode::PAYLOAD_TOO_LARGE, "The body is over its limit"),
+            Self::UnsupportedMediaType => (
+                "unsupported-media-type",
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "The body is in a form that is not read here",
+            ),
+            Self::BadGateway => ("bad-gateway", StatusCode::BAD_GATEWAY, "A peer did not answer as it should"),
             Self::Misconfigured => {
                 ("misconfigured", StatusCode::SERVICE_UNAVAILABLE, "The deployment's configuration is wrong")
             }

@@ -155,6 +155,17 @@ impl Row {
             _ => Err(DbError::Column(column)),
         }
     }
+
+    /// The bytes in `column`.
+    ///
+    /// # Errors
+    /// [`DbError::Column`] if it is another type.
+    pub fn blob(&self, column: usize) -> Result<&[u8], DbError> {
+        match self.0.get(column) {
+            Some(Value::Blob(value)) => Ok(value),
+            _ => Err(DbError::Column(column)),
+        }
+    }
 }
 
 /// What runs statements.

@@ -28,6 +28,9 @@ use crate::problem::{self, Fault, Problem};
 /// The most bytes of a JSON body.
 pub const JSON_LIMIT: usize = 1024 * 1024;
 
+/// The header by which a client tells its version.
+pub const APP_VERSION: http::HeaderName = http::HeaderName::from_static("x-app-version");
+
 /// How long connecting to a peer may take.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -47,7 +50,7 @@ macro_rules! http_trigger {
     ($router:path) => {
         $crate::http_trigger!($router, all_headers_under = "");
     };
-    // Requests under this path come from elsewhere, signed in headers that only their sender's adapter knows.
+    // Of requests under this path somebody reads other headers than the usual ones.
     ($router:path, all_headers_under = $path:literal) => {
         struct Http;
         ::spin_sdk::wasip3::http::service::export!(Http);

@@ -19,17 +19,14 @@ use bytes::Bytes;
 use futures::{FutureExt, Stream, future::BoxFuture, stream};
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
-use spin_sdk::{
-    http::IntoResponse,
-    wasip3::{
-        http::types::{self, ErrorCode, Fields},
-        wit_bindgen::{self, StreamResult},
-        wit_future, wit_stream,
-    },
+use spin_sdk::wasip3::{
+    http::types::{self, ErrorCode, Fields},
+    wit_bindgen::{self, StreamResult},
+    wit_future, wit_stream,
 };
 
-/// The most bytes that are asked for at once.
-const READ_MAX: usize = 16 * 1024;
+/// The most bytes that are asked for at once. Each time costs two turns of the runtime's event loop.
+const READ_MAX: usize = 64 * 1024;
 
 /// The headers that any of the functions reads. All of a request's, of which the runtime adds seven of its own, would
 /// cost two allocations each.
@@ -127,14 +124,14 @@ fn frames(request: types::Request, length: Option<u64>) -> impl Stream<Item = Re
     })
 }
 
-/// An answer as the runtime takes it. A streamed body goes the SDK's way.
+/// An answer as the runtime takes it.
 ///
 /// # Errors
 /// If the answer's headers are none that the runtime lets out.
 pub(super) async fn response(response: Response) -> Result<types::Response, ErrorCode> {
     use http_body::Body as _;
     if response.body().size_hint().exact().is_none() {
-        return response.into_response();
+        return streamed(response).await;
     }
     let (head, mut body) = response.into_parts();
     let mut whole = Vec::new();
@@ -154,6 +151,50 @@ pub(super) async fn response(response: Response) -> Result<types::Response, Erro
     }
     Outgoing::begin(contents, trailers, whole).await;
     Ok(response)
+}
+
+/// An answer whose body goes out as it is made.
+async fn streamed(response: Response) -> Result<types::Response, ErrorCode> {
+    let (head, body) = response.into_parts();
+    let headers = fields(&head.headers)?;
+    let (contents, contents_reader) = wit_stream::new();
+    let (trailers, trailers_reader) = wit_future::new(|| Ok(None));
+    let (response, _) = types::Response::new(headers, Some(contents_reader), trailers_reader);
+    if head.status != StatusCode::OK {
+        let _ = response.set_status_code(head.status.as_u16());
+    }
+    // Begun before the head is handed over, as below.
+    let mut writing = Box::pin(write(body, contents, trailers));
+    if futures::poll!(&mut writing).is_pending() {
+        wit_bindgen::spawn(writing);
+    }
+    Ok(response)
+}
+
+/// Writes a body as fast as it is taken and no faster: while a piece is on its way out the next is made, and no more.
+///
+/// A body that fails ends the stream with an error, so that the runtime breaks the connection where it can. A peer that
+/// goes away ends the body.
+async fn write(
+    mut body: Body,
+    mut contents: wit_bindgen::StreamWriter<u8>,
+    trailers: wit_bindgen::FutureWriter<Result<Option<types::Trailers>, ErrorCode>>,
+) {
+    let mut next = body.frame().await;
+    let outcome = loop {
+        let data = match next {
+            Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
+            Some(Err(error)) => break Err(ErrorCode::InternalError(Some(error.to_string()))),
+            None => break Ok(None),
+        };
+        let (unwritten, following) = futures::join!(contents.write_all(data.into()), body.frame());
+        if !unwritten.is_empty() {
+            return;
+        }
+        next = following;
+    };
+    drop(contents);
+    let _ = trailers.write(outcome).await;
 }
 
 /// A request to a peer as the runtime takes it, and its body on the way there.

@@ -45,6 +45,11 @@ pub(crate) async fn wrk() -> Result<()> {
     program("wrk", "wrk").await
 }
 
+/// Installs nginx, which the benchmark of `images` compares with, if it is missing.
+pub(crate) async fn nginx() -> Result<()> {
+    program("nginx", "nginx").await
+}
+
 /// Installs a program from the Debian package of the same name, if it is missing; `formula` is its name in Homebrew.
 async fn program(name: &str, formula: &str) -> Result<()> {
     if on_path(name).is_some() {

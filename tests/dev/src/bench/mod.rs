@@ -2,6 +2,7 @@
 //! that only ratios count, of rounds that take turns: never a figure of one run beside that of another.
 //!
 //! - [`http`]: requests, beside a hello world
+//! - [`images`]: bodies, beside an echo, nginx and sed
 //! - [`stream`]: events of a stream, beside a plain handler of messages
 //! - [`rewards`]: cards given for registrations, beside one bare statement, and the audit of many
 //! - [`application`]: what runs
@@ -11,6 +12,7 @@
 mod application;
 mod event;
 mod http;
+mod images;
 mod report;
 mod rewards;
 mod stream;
@@ -69,6 +71,8 @@ pub(crate) struct Settings {
 enum Part {
     /// Requests, beside a hello world
     Http,
+    /// Bodies that are rewritten, beside an echo
+    Images,
     /// Events of a Redis stream, beside a plain handler of Redis messages
     Stream,
     /// Cards given for registrations, beside one bare statement, and the audit of many
@@ -96,6 +100,7 @@ async fn bench(settings: &Settings) -> Result<()> {
     for part in parts {
         match part {
             Part::Http => http::bench(kind, settings).await?,
+            Part::Images => images::bench(kind, settings).await?,
             Part::Stream => stream::bench(kind, settings).await?,
             Part::Rewards => rewards::bench(kind, settings).await?,
         }
@@ -107,6 +112,7 @@ async fn set_up(kind: Kind, parts: &[Part]) -> Result<()> {
     for part in parts {
         match part {
             Part::Http | Part::Rewards => setup::wrk().await?,
+            Part::Images => setup::nginx().await?,
             Part::Stream => setup::redis_server().await?,
         }
     }

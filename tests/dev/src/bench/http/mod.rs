@@ -1,8 +1,9 @@
 //! What a request costs, beside a hello world in the same process.
 //!
-//! - [`push`]: and so on, what is measured: one file each, with its cases
+//! - [`push`], [`images`]: and so on, what is measured: one file each, with its cases
 //! - [`wrk`]: what loads it
 
+mod images;
 mod push;
 pub(crate) mod wrk;
 
@@ -17,7 +18,7 @@ use super::{ANSWER_TIMEOUT, Settings, TOKEN, application};
 use wrk::{Sample, Wrk};
 
 /// What runs: no Redis triggers, and so no Redis.
-const COMPONENTS: [&str; 2] = ["push", "probe"];
+const COMPONENTS: [&str; 3] = ["push", "images", "probe"];
 
 /// A request that is sent again and again; with a body it is a `POST`.
 pub(crate) struct Request {
@@ -76,7 +77,8 @@ fn baseline() -> Request {
 
 /// Measures every case, and tells the figures.
 pub(crate) async fn bench(kind: Kind, settings: &Settings) -> Result<()> {
-    let cases = push::cases(settings.clients)?;
+    let mut cases = push::cases(settings.clients)?;
+    cases.extend(images::cases(settings.clients));
     let folder = tempfile::tempdir()?;
     let runtime = application::builder(folder.path(), kind, &COMPONENTS)?.start().await?;
     let wrk = Wrk::new()?;

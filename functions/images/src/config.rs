@@ -1,0 +1,252 @@
+//! What the operator set for `images`, read once per instance, and the rules and reports as they stand, read again
+//! when they have changed.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use shared::{
+    auth::Tokens,
+    clock,
+    config::{Lazy, misconfigured, variable},
+    db::{self, Db},
+    gateway::Gateways,
+    outbox,
+    problem::{Fault, Kind, Problem},
+};
+
+use crate::{
+    FUNCTION,
+    finder::Finder,
+    rewrite::{Rewriter, finder},
+    rules::{Caller, Rules},
+    sign::Keys,
+    store::{self, Mark},
+    unlawful::{Image, Unlawful},
+};
+
+/// So old may be what an instance knows of rules and reports.
+const KNOWN_FOR: Duration = Duration::from_millis(500);
+/// What somebody has marked to be made anew, and has not, is made anew by others after this time.
+const MENDED_AFTER_MS: i64 = 10_000;
+/// Reports that are read one by one, before they are gathered.
+const GATHERED_AFTER: i64 = 256;
+/// Reports whose keys are made anew at once.
+const REKEYED: i64 = 1_000;
+/// How often to try to gather while others do.
+const TRIES: usize = 8;
+
+static KEYS: Lazy<Keys> = Lazy::new();
+static TOKENS: Lazy<Tokens> = Lazy::new();
+static GATEWAYS: Lazy<Gateways> = Lazy::new();
+static ORIGINS: Lazy<Vec<String>> = Lazy::new();
+static DB: Lazy<Db> = Lazy::new();
+static STANDING: Mutex<Option<Standing>> = Mutex::new(None);
+
+/// How many origins the manifest has a variable for.
+const ORIGINS_MAX: usize = 4;
+
+/// The database, with this function's tables and the outbox's.
+///
+/// # Errors
+/// 503 while it is busy; the next call tries again.
+pub(crate) async fn db() -> Result<&'static Db, Problem> {
+    let owners = [("outbox", outbox::MIGRATIONS), (FUNCTION, store::MIGRATIONS)];
+    Ok(DB.get_or_try_init(db::spin::open(&owners)).await?)
+}
+
+/// The tokens that HTTP accepts. The Redis component is not given them.
+///
+/// # Errors
+/// 503 if the manifest does not give the variables.
+pub(crate) async fn tokens() -> Result<&'static Tokens, Problem> {
+    TOKENS
+        .get_or_try_init(async { Ok(Tokens::new(&variable("api_token").await?, &variable("admin_token").await?)) })
+        .await
+}
+
+/// The signers' keys.
+///
+/// # Errors
+/// 503 if they cannot be read.
+pub(crate) async fn keys() -> Result<&'static Keys, Problem> {
+    KEYS.get_or_try_init(async { Keys::parse(&variable("images_sign_keys").await?).map_err(misconfigured) }).await
+}
+
+/// Where messages go.
+///
+/// # Errors
+/// 503 with every fault of its variables.
+pub(crate) async fn gateways() -> Result<&'static Gateways, Problem> {
+    GATEWAYS.get_or_try_init(async { Gateways::load().await?.map_err(misconfigured) }).await
+}
+
+/// The origins that may be fetched from, such as `https://legacy.example.org`.
+///
+/// # Errors
+/// 503 with every one that is no origin.
+pub(crate) async fn origins() -> Result<&'static Vec<String>, Problem> {
+    ORIGINS
+        .get_or_try_init(async {
+            let (mut origins, mut faults) = (Vec::new(), Vec::new());
+            for number in 1..=ORIGINS_MAX {
+                let name = format!("images_origin_{number}");
+                let value = variable(&name).await?.trim().to_ascii_lowercase();
+                let origin = value.strip_suffix('/').unwrap_or(&value);
+                let authority = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
+                let fits = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);
+                match authority {
+                    _ if origin.is_empty() => {}
+                    Some(authority) if !authority.is_empty() && authority.bytes().all(fits) => {
+                        origins.push(origin.to_owned());
+                    }
+                    _ => faults.push(Fault::at(format!("/variables/{name}"), "must be an origin, https://host[:port]")),
+                }
+            }
+            if faults.is_empty() { Ok(origins) } else { Err(misconfigured(faults)) }
+        })
+        .await
+}
+
+/// Rules and reports as they stand.
+#[derive(Clone)]
+pub(crate) struct Standing {
+    pub(crate) rules: Arc<Rules>,
+    pub(crate) unlawful: Arc<Unlawful>,
+    pub(crate) finder: Arc<Option<Finder>>,
+    mark: Mark,
+    /// When this was known to be so.
+    at_ms: i64,
+}
+
+impl Standing {
+    /// A rewriter of one body.
+    pub(crate) fn rewriter(self, caller: &Caller) -> Rewriter {
+        Rewriter::new(self.rules, self.unlawful, self.finder, caller, clock::now_ms() / 1000)
+    }
+}
+
+fn known() -> Option<Standing> {
+    STANDING.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+/// Rules and reports as they stood at most half a second ago.
+///
+/// # Errors
+/// Those of the database, and 503 if the kept set names a key that is gone.
+pub(crate) async fn standing() -> Result<Standing, Problem> {
+    let known_for_ms = i64::try_from(KNOWN_FOR.as_millis()).unwrap_or_default();
+    match known() {
+        Some(standing) if (0..known_for_ms).contains(&(clock::now_ms() - standing.at_ms)) => Ok(standing),
+        _ => look_again().await,
+    }
+}
+
+/// Rules and reports as they stand now.
+///
+/// # Errors
+/// As [`standing`].
+pub(crate) async fn look_again() -> Result<Standing, Problem> {
+    let db = db().await?;
+    let at_ms = clock::now_ms();
+    let mut mark = store::mark(db).await?;
+    if mark.dirty_at_ms > 0 && at_ms - mark.dirty_at_ms > MENDED_AFTER_MS {
+        gather(db).await?;
+        mark = store::mark(db).await?;
+    }
+    let before = known();
+    let rules = match &before {
+        Some(standing) if standing.mark.rules_version == mark.rules_version => standing.rules.clone(),
+        _ => Arc::new(stored_rules(db, mark.rules_version, at_ms).await?),
+    };
+    let unlawful = match &before {
+        Some(standing) if (standing.mark.generation, standing.mark.seq) == (mark.generation, mark.seq) => {
+            standing.unlawful.clone()
+        }
+        Some(standing) if standing.mark.generation == mark.generation => {
+            let mut unlawful = (*standing.unlawful).clone();
+            store::reported_since(db, standing.mark.seq).await?.iter().for_each(|keys| unlawful.add(keys));
+            Arc::new(unlawful)
+        }
+        _ => {
+            let pieces = store::unlawful(db).await?;
+            let mut unlawful = Unlawful::new(pieces.sorted.into(), pieces.hosts.split_whitespace());
+            // Nothing has been reported since, most of the time.
+            if mark.seq > mark.through_seq {
+                store::reported_since(db, mark.through_seq).await?.iter().for_each(|keys| unlawful.add(keys));
+            }
+            Arc::new(unlawful)
+        }
+    };
+    let finder = match before {
+        Some(standing) if Arc::ptr_eq(&standing.rules, &rules) && Arc::ptr_eq(&standing.unlawful, &unlawful) => {
+            standing.finder
+        }
+        _ => Arc::new(finder(&rules, &unlawful)),
+    };
+    let standing = Standing { rules, unlawful, finder, mark, at_ms };
+    *STANDING.lock().unwrap_or_else(PoisonError::into_inner) = Some(standing.clone());
+    Ok(standing)
+}
+
+async fn stored_rules(db: &Db, version: i64, now_ms: i64) -> Result<Rules, Problem> {
+    let stored = store::rules(db, version).await?;
+    let text = stored.as_ref().map_or(Rules::DEFAULT, |set| &set.text);
+    let rules = Rules::parse(text.as_bytes(), keys().await?).map_err(|faults| {
+        let faults = faults.into_iter().map(|fault| Fault::at(format!("/stored{}", fault.pointer), fault.detail));
+        misconfigured(faults.collect())
+    })?;
+    // Whoever kept the set makes the reports' keys anew by it; if they could not, we do.
+    if let Some(set) = stored
+        && store::mark(db).await?.keys_version < version
+        && now_ms - set.stored_at_ms > MENDED_AFTER_MS
+    {
+        rekey(db, &rules).await?;
+    }
+    Ok(rules)
+}
+
+/// Makes the keys of all reports anew by these rules, as a new rule gives an image another address.
+///
+/// # Errors
+/// Those of the database.
+pub(crate) async fn rekey(db: &Db, rules: &Rules) -> Result<(), Problem> {
+    let mut seq = 0;
+    loop {
+        let addresses = store::addresses(db, seq, REKEYED).await?;
+        let Some((last, _)) = addresses.last() else { break };
+        seq = *last;
+        let keys: Vec<_> =
+            addresses.iter().filter_map(|(seq, url)| Some((*seq, Image::parse(url)?.keys(rules)))).collect();
+        store::rekey(db, &keys).await?;
+    }
+    gather_by(db, Some(rules.version)).await
+}
+
+/// Gathers the keys of all reports in one piece.
+///
+/// # Errors
+/// Those of the database.
+pub(crate) async fn gather(db: &Db) -> Result<(), Problem> {
+    gather_by(db, None).await
+}
+
+async fn gather_by(db: &Db, rules_version: Option<i64>) -> Result<(), Problem> {
+    for _ in 0..TRIES {
+        let mark = store::mark(db).await?;
+        if store::gather(db, mark.generation, rules_version.unwrap_or(mark.keys_version)).await? {
+            return Ok(());
+        }
+    }
+    Err(Problem::new(Kind::Unavailable, "the reports change too fast; the same call may succeed later"))
+}
+
+/// Gathers the keys if many reports have come since.
+///
+/// # Errors
+/// Those of the database.
+pub(crate) async fn gather_if_many(db: &Db) -> Result<(), Problem> {
+    let mark = store::mark(db).await?;
+    if mark.seq - mark.through_seq > GATHERED_AFTER { gather(db).await } else { Ok(()) }
+}

@@ -1,0 +1,321 @@
+//! How a URL's characters are written in a body: plain, or as JSON, HTML, JavaScript or forms escape them.
+//!
+//! Tokens are read backwards, from the slashes that a scan has found, and forwards, to the URL's end.
+
+/// How a URL's slashes are written, and so what is written into it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Style {
+    /// `/`.
+    Plain,
+    /// `\/`, with so many backslashes: JSON, and JSON within JSON.
+    Backslash(usize),
+    /// `\u002F`, with so many backslashes, and whether the digit is upper case.
+    Unicode(usize, bool),
+    /// `%2F`, or `%252F` at depth 2.
+    Percent(usize, bool),
+    /// `&#x2F;`, and whether the `x` and the digit are upper case.
+    Hexadecimal(bool, bool),
+    /// `&#47;`.
+    Decimal,
+}
+
+/// The most backslashes of one escape: JSON within JSON has three.
+const BACKSLASHES_MAX: usize = 3;
+
+impl Style {
+    /// Whether both are of one family, whatever their digits' case.
+    pub(crate) fn matches(self, other: Self) -> bool {
+        match (self, other) {
+            (Self::Unicode(a, _), Self::Unicode(b, _)) | (Self::Percent(a, _), Self::Percent(b, _)) => a == b,
+            (Self::Hexadecimal(..), Self::Hexadecimal(..)) => true,
+            _ => self == other,
+        }
+    }
+
+    /// The depth of percent-encoding.
+    pub(crate) fn depth(self) -> usize {
+        if let Self::Percent(depth, _) = self { depth } else { 0 }
+    }
+
+    /// How `&` is written where the URL itself shows no other way.
+    pub(crate) fn ampersand(self) -> Ampersand {
+        match self {
+            Self::Unicode(backslashes, _) => Ampersand::Unicode(backslashes),
+            Self::Hexadecimal(..) | Self::Decimal => Ampersand::Entity,
+            Self::Plain | Self::Backslash(_) | Self::Percent(..) => Ampersand::Raw,
+        }
+    }
+
+    /// Writes `text` as it stands in a URL of this style.
+    pub(crate) fn write(self, text: &[u8], ampersand: Ampersand, out: &mut Vec<u8>) {
+        for &byte in text {
+            match (self, byte) {
+                (Self::Percent(depth, upper), byte) if !is_unreserved(byte) => {
+                    out.extend_from_slice(if depth == 2 { b"%25" } else { b"%" });
+                    out.extend([digit(byte >> 4, upper), digit(byte & 15, upper)]);
+                }
+                (Self::Backslash(count), b'/') => {
+                    backslashes(count, out);
+                    out.push(b'/');
+                }
+                (Self::Unicode(count, upper), b'/') => {
+                    backslashes(count, out);
+                    out.extend_from_slice(if upper { b"u002F" } else { b"u002f" });
+                }
+                (Self::Hexadecimal(x, upper), b'/') => {
+                    out.extend_from_slice(if x { b"&#X2" } else { b"&#x2" });
+                    out.extend_from_slice(if upper { b"F;" } else { b"f;" });
+                }
+                (Self::Decimal, b'/') => out.extend_from_slice(b"&#47;"),
+                (_, b'&') => match ampersand {
+                    Ampersand::Raw => out.push(b'&'),
+                    Ampersand::Entity => out.extend_from_slice(b"&amp;"),
+                    Ampersand::Unicode(count) => {
+                        backslashes(count, out);
+                        out.extend_from_slice(b"u0026");
+                    }
+                },
+                (_, byte) => out.push(byte),
+            }
+        }
+    }
+}
+
+fn backslashes(count: usize, out: &mut Vec<u8>) {
+    out.extend(std::iter::repeat_n(b'\\', count));
+}
+
+fn digit(nibble: u8, upper: bool) -> u8 {
+    match nibble {
+        0..=9 => b'0' + nibble,
+        _ if upper => b'A' + nibble - 10,
+        _ => b'a' + nibble - 10,
+    }
+}
+
+/// How a URL's `&` is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ampersand {
+    /// `&`.
+    Raw,
+    /// `&amp;`.
+    Entity,
+    /// `\u0026`, with so many backslashes.
+    Unicode(usize),
+}
+
+const fn is_unreserved(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
+}
+
+/// Whether a URL's path, query or fragment may hold the character. `'` and brackets are allowed there by RFC 3986, but
+/// in bodies they end a URL far more often.
+pub(crate) const fn is_url(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+        || matches!(
+            byte,
+            b'-' | b'.'
+                | b'_'
+                | b'~'
+                | b':'
+                | b'/'
+                | b'?'
+                | b'#'
+                | b'@'
+                | b'!'
+                | b'$'
+                | b'&'
+                | b'('
+                | b')'
+                | b'*'
+                | b'+'
+                | b','
+                | b';'
+                | b'='
+                | b'%'
+        )
+}
+
+/// How many backslashes stand before `end`, counted to one more than an escape may have.
+fn backslashes_before(bytes: &[u8], end: usize) -> usize {
+    let before = bytes.get(..end).unwrap_or_default().iter().rev();
+    before.take(BACKSLASHES_MAX + 1).take_while(|byte| **byte == b'\\').count()
+}
+
+/// The slash whose last byte stands right before `end`: its style and its first byte's place.
+pub(crate) fn slash_before(bytes: &[u8], end: usize) -> Option<(Style, usize)> {
+    let head = bytes.get(..end)?;
+    match head {
+        [.., b'/'] => match backslashes_before(bytes, end - 1) {
+            0 => Some((Style::Plain, end - 1)),
+            count @ 1..=BACKSLASHES_MAX => Some((Style::Backslash(count), end - 1 - count)),
+            _ => None,
+        },
+        [.., b'%', b'2', b'5', b'2', digit @ (b'F' | b'f')] => Some((Style::Percent(2, *digit == b'F'), end - 5)),
+        [.., b'%', b'2', digit @ (b'F' | b'f')] => Some((Style::Percent(1, *digit == b'F'), end - 3)),
+        [.., b'u', b'0', b'0', b'2', digit @ (b'F' | b'f')] => match backslashes_before(bytes, end - 5) {
+            count @ 1..=BACKSLASHES_MAX => Some((Style::Unicode(count, *digit == b'F'), end - 5 - count)),
+            _ => None,
+        },
+        [.., b'&', b'#', x @ (b'x' | b'X'), b'2', digit @ (b'F' | b'f'), b';'] => {
+            Some((Style::Hexadecimal(*x == b'X', *digit == b'F'), end - 6))
+        }
+        [.., b'&', b'#', b'4', b'7', b';'] => Some((Style::Decimal, end - 5)),
+        _ => None,
+    }
+}
+
+/// Where the colon begins whose last byte stands right before `end`.
+pub(crate) fn colon_before(bytes: &[u8], end: usize) -> Option<usize> {
+    match bytes.get(..end)? {
+        [.., b':'] => Some(end - 1),
+        [.., b'%', b'2', b'5', b'3', b'A' | b'a'] => Some(end - 5),
+        [.., b'%', b'3', b'A' | b'a'] => Some(end - 3),
+        [.., b'u', b'0', b'0', b'3', b'A' | b'a'] => match backslashes_before(bytes, end - 5) {
+            count @ 1..=BACKSLASHES_MAX => Some(end - 5 - count),
+            _ => None,
+        },
+        [.., b'&', b'#', b'x' | b'X', b'3', b'A' | b'a', b';'] => Some(end - 6),
+        [.., b'&', b'#', b'5', b'8', b';'] => Some(end - 5),
+        _ => None,
+    }
+}
+
+/// What stands at a place within a URL, once its escaping is undone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Token {
+    /// This character, in so many bytes.
+    Char(u8, usize),
+    /// Nothing that a URL holds.
+    End,
+    /// More bytes must come to tell.
+    More,
+}
+
+/// Reads the token at `at` of a URL with percent-encoded slashes at this `depth`, or with others at depth 0. `last`
+/// says that no more bytes come after these.
+pub(crate) fn token(bytes: &[u8], at: usize, depth: usize, last: bool) -> Token {
+    let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) else {
+        return if last { Token::End } else { Token::More };
+    };
+    let found = if depth == 0 { raw(rest) } else { percent(rest, depth) };
+    // An escape that is cut off is one that the body's end has cut off.
+    match found {
+        Token::More if last => cut_off(rest, depth),
+        found => found,
+    }
+}
+
+/// What a cut-off escape is when nothing comes after it.
+fn cut_off(rest: &[u8], depth: usize) -> Token {
+    match rest.first() {
+        Some(b'&') if depth == 0 => Token::Char(b'&', 1),
+        _ => Token::End,
+    }
+}
+
+fn raw(rest: &[u8]) -> Token {
+    match rest {
+        [b'\\', ..] => {
+            let count = rest.iter().take(BACKSLASHES_MAX + 1).take_while(|byte| **byte == b'\\').count();
+            match rest.get(count..).unwrap_or_default() {
+                _ if count > BACKSLASHES_MAX => Token::End,
+                [] => Token::More,
+                [b'/', ..] => Token::Char(b'/', count + 1),
+                [b'u', digits @ ..] => match hexadecimal(digits, 4) {
+                    Digits::Value(value) => ascii(value, count + 5),
+                    Digits::More => Token::More,
+                    Digits::None => Token::End,
+                },
+                _ => Token::End,
+            }
+        }
+        [b'&', ..] => entity(rest),
+        [byte @ 0..128, ..] => Token::Char(*byte, 1),
+        _ => Token::End,
+    }
+}
+
+fn ascii(value: u32, length: usize) -> Token {
+    match u8::try_from(value) {
+        Ok(byte @ 0..128) => Token::Char(byte, length),
+        _ => Token::End,
+    }
+}
+
+/// The most digits of a numeric character reference that is read.
+const REFERENCE_DIGITS: usize = 6;
+
+fn entity(rest: &[u8]) -> Token {
+    let (digits, radix, head) = match rest {
+        [b'&', b'#', b'x' | b'X', digits @ ..] => (digits, 16, 3),
+        [b'&', b'#', digits @ ..] => (digits, 10, 2),
+        _ => return named(rest),
+    };
+    let count = digits.iter().take(REFERENCE_DIGITS + 1).take_while(|byte| char::from(**byte).is_digit(radix)).count();
+    match digits.get(count) {
+        Some(b';') if (1..=REFERENCE_DIGITS).contains(&count) => {
+            let value = digits
+                .iter()
+                .take(count)
+                .fold(0, |value, byte| value * radix + char::from(*byte).to_digit(radix).unwrap_or_default());
+            ascii(value, head + count + 1)
+        }
+        None if count <= REFERENCE_DIGITS => Token::More,
+        _ => Token::Char(b'&', 1),
+    }
+}
+
+fn named(rest: &[u8]) -> Token {
+    for (name, token) in [
+        (&b"&amp;"[..], Token::Char(b'&', 5)),
+        (b"&quot;", Token::End),
+        (b"&apos;", Token::End),
+        (b"&nbsp;", Token::End),
+        (b"&lt;", Token::End),
+        (b"&gt;", Token::End),
+    ] {
+        if rest.starts_with(name) {
+            return token;
+        }
+        if name.starts_with(rest) {
+            return Token::More;
+        }
+    }
+    Token::Char(b'&', 1)
+}
+
+enum Digits {
+    Value(u32),
+    None,
+    More,
+}
+
+fn hexadecimal(digits: &[u8], count: usize) -> Digits {
+    let mut value = 0;
+    for place in 0..count {
+        match digits.get(place).map(|byte| char::from(*byte).to_digit(16)) {
+            Some(Some(digit)) => value = value * 16 + digit,
+            Some(None) => return Digits::None,
+            None => return Digits::More,
+        }
+    }
+    Digits::Value(value)
+}
+
+fn percent(rest: &[u8], depth: usize) -> Token {
+    let escape: &[u8] = if depth == 2 { b"%25" } else { b"%" };
+    match rest {
+        [b'%', ..] if escape.starts_with(rest) => Token::More,
+        [b'%', ..] => match rest.strip_prefix(escape).map(|digits| hexadecimal(digits, 2)) {
+            Some(Digits::Value(value)) => ascii(value, escape.len() + 2),
+            Some(Digits::More) => Token::More,
+            Some(Digits::None) | None => Token::End,
+        },
+        // What encoders of URL components leave as it is; everything else belongs to what the URL stands in.
+        [byte, ..] if is_unreserved(*byte) || matches!(byte, b'!' | b'*' | b'(' | b')' | b':' | b'@') => {
+            Token::Char(*byte, 1)
+        }
+        _ => Token::End,
+    }
+}

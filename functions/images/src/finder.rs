@@ -1,0 +1,119 @@
+//! Finds claimed hosts in a body by looking at a few of its bytes only.
+//!
+//! A host of 19 bytes that stands somewhere has one of its groups of four bytes at each 16th place: so it is enough to
+//! look there, and to ask one table whether the four bytes found belong to any host at all. That does not depend on
+//! the number of hosts, until the table is full. It may find too much, never too little.
+
+/// The bytes of a group.
+const GROUP: usize = 4;
+/// The table has 2^16 bits, 8 KiB: a part of what a core's nearest memory holds.
+const BITS: u32 = 16;
+const WORDS: usize = 1 << (BITS - 6);
+/// The step, where no host is shorter than the last byte of a group this far on: a constant, so that nothing of it is
+/// computed or checked while looking.
+const STEP: usize = 16;
+/// And for shorter hosts.
+const SHORT_STEP: usize = 8;
+/// Steps that are taken in one turn: in Spin's engine a turn costs more than a step.
+const STEPS: usize = 8;
+/// A table fuller than this finds too much.
+const GROUPS_MAX: usize = 1 << (BITS - 3);
+
+/// The groups of all hosts.
+pub(crate) struct Finder {
+    table: Box<[u64; WORDS]>,
+    /// Whether a host may be too short for the long step.
+    short: bool,
+}
+
+/// Upper case is lower case here; other bytes may be taken for one another.
+fn group(bytes: [u8; GROUP]) -> u32 {
+    let folded = u32::from_le_bytes(bytes) | 0x2020_2020;
+    folded.wrapping_mul(0x9E37_79B1) >> (32 - BITS)
+}
+
+impl Finder {
+    /// For these lower-case hosts, or ends of hosts; `None` if they are too short or too many to gain by it.
+    pub(crate) fn new<'a>(hosts: impl IntoIterator<Item = &'a [u8]>) -> Option<Self> {
+        let mut table = Box::new([0_u64; WORDS]);
+        let (mut shortest, mut groups) = (usize::MAX, 0);
+        for host in hosts {
+            shortest = shortest.min(host.len());
+            for bytes in host.windows(GROUP).filter_map(|window| window.first_chunk::<GROUP>()) {
+                let bit = group(*bytes);
+                if let Some(word) = table.get_mut((bit >> 6) as usize) {
+                    *word |= 1 << (bit & 63);
+                }
+                groups += 1;
+            }
+        }
+        let fits = shortest >= SHORT_STEP + GROUP - 1 && groups <= GROUPS_MAX;
+        fits.then_some(Self { table, short: shortest < STEP + GROUP - 1 })
+    }
+
+    /// A place at or after `from` within what may be a host. A host that begins at or after `from` has such a place.
+    pub(crate) fn next(&self, bytes: &[u8], from: usize) -> Option<usize> {
+        let rest = bytes.get(from..)?;
+        let found = match self.short {
+            false => self.find::<STEP, { STEP * STEPS }>(rest),
+            true => self.find::<SHORT_STEP, { SHORT_STEP * STEPS }>(rest),
+        };
+        found.map(|place| from + place)
+    }
+
+    /// A step's group is its last bytes: a host as long as a step and a group, less one, has such a group.
+    fn find<const STEP: usize, const TURN: usize>(&self, bytes: &[u8]) -> Option<usize> {
+        let is_in = |step: &[u8; STEP]| step.last_chunk::<GROUP>().is_some_and(|group| self.has(*group));
+        let mut at = 0;
+        for turn in bytes.as_chunks::<TURN>().0 {
+            let steps = turn.as_chunks::<STEP>().0;
+            if steps.iter().fold(false, |any, step| any | is_in(step)) {
+                break;
+            }
+            at += TURN;
+        }
+        let steps = bytes.get(at..)?.as_chunks::<STEP>().0;
+        let place = steps.iter().position(is_in)?;
+        Some(at + (place + 1) * STEP - GROUP)
+    }
+
+    fn has(&self, bytes: [u8; GROUP]) -> bool {
+        let bit = group(bytes);
+        self.table.get((bit >> 6) as usize).is_some_and(|word| word >> (bit & 63) & 1 == 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_host_is_found_wherever_it_stands(before in "[a-z./ ]{0,70}", after in "[a-z./ ]{0,30}", upper in any::<bool>()) {
+            let hosts: [&[u8]; 2] = [b"img10.360buyimg.com", b".many.example"];
+            let finder = Finder::new(hosts).unwrap();
+            for host in ["img10.360buyimg.com", "a.many.example"] {
+                let host = if upper { host.to_uppercase() } else { host.to_owned() };
+                let text = format!("{before}{host}{after}");
+                let mut from = 0;
+                let found = std::iter::from_fn(|| {
+                    let at = finder.next(text.as_bytes(), from)?;
+                    from = at + 1;
+                    Some(at)
+                });
+                let place = before.len()..before.len() + host.len();
+                prop_assert!(found.into_iter().any(|at| place.contains(&at)));
+            }
+        }
+    }
+
+    #[test]
+    fn short_and_too_many_hosts_are_not_for_it() {
+        assert!(Finder::new([&b"a.cn"[..]]).is_none());
+        let many: Vec<String> = (0..5_000).map(|number| format!("host-{number}.example.org")).collect();
+        assert!(Finder::new(many.iter().map(String::as_bytes)).is_none());
+        let none = Finder::new([]).unwrap();
+        assert_eq!(none.next(&[b'a'; 100], 0), None);
+    }
+}

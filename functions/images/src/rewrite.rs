@@ -1,0 +1,666 @@
+//! The rewriter: bytes in, bytes out, as they come.
+//!
+//! It holds back what may belong to a URL that is not yet there as a whole, at most [`URL_MAX`] and a few hundred bytes
+//! of a body; what it has not changed goes out in the piece that it came in. Where a URL begins and what its host is
+//! are told by docs/images.md, and once more, slowly, by the oracle of the tests.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use shared::rollout::{Percent, bucket};
+
+use crate::{
+    escaping::{Ampersand, Style, Token, colon_before, is_url, slash_before, token},
+    finder::Finder,
+    lanes::{append, host_run, host_run_back, is_host},
+    rules::{Caller, Fate, HOST_MAX, Rules},
+    scan,
+    unlawful::Unlawful,
+};
+
+/// The most bytes, as they stand in the body, of a URL behind its host that is looked at as a whole.
+pub(crate) const URL_MAX: usize = 4_096;
+
+/// The most bytes from a scheme to the last of its slashes: `https\\\u003A\\\u002F\\\u002F`.
+const HEAD_MAX: usize = 5 + 3 * 8;
+
+/// So much is known of what stood before: an escaped character, an equals sign and an attribute's name.
+const CONTEXT: usize = NAME_MAX + 16;
+
+/// The longest name of an attribute or field whose value may begin with a URL that has no scheme.
+const NAME_MAX: usize = 64;
+
+/// How far a bare host is followed to see whether it is the user's name before an `@`.
+const USER_MAX: usize = 256;
+
+/// What was done to a body.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    /// URLs rewritten, by the rule's place.
+    pub(crate) rewritten: Vec<u64>,
+    /// URLs that became the placeholder.
+    pub(crate) removed: u64,
+    pub(crate) bytes: u64,
+}
+
+/// What finds the hosts of these rules and reports.
+pub(crate) fn finder(rules: &Rules, unlawful: &Unlawful) -> Option<Finder> {
+    Finder::new(rules.patterns().map(str::as_bytes).chain(unlawful.hosts()))
+}
+
+/// Rewrites one body.
+pub(crate) struct Rewriter {
+    rules: Arc<Rules>,
+    unlawful: Arc<Unlawful>,
+    finder: Arc<Option<Finder>>,
+    fates: Vec<Fate>,
+    now_s: i64,
+    /// Came in and is not decided.
+    held: Vec<u8>,
+    /// The last bytes that are.
+    context: Vec<u8>,
+    /// What is to be inserted into what is held.
+    inserts: Vec<Insert>,
+    counts: Counts,
+    scratch: Scratch,
+}
+
+/// Memory that is used for one URL after another.
+#[derive(Default)]
+struct Scratch {
+    host: Vec<u8>,
+    path: Vec<u8>,
+    query: Vec<u8>,
+    key: Vec<u8>,
+    claims: Vec<usize>,
+}
+
+/// Not yet decidable: more bytes must come.
+struct More;
+
+/// Where a URL begins, up to its host.
+struct Head {
+    /// The scheme, or the first slash if it has none.
+    start: usize,
+    /// How long the scheme's name is; 0 for none.
+    scheme: usize,
+    style: Style,
+    host: usize,
+}
+
+/// A URL's host and port.
+#[derive(Clone, Copy)]
+struct Authority {
+    host_end: usize,
+    /// Behind what a rule replaces: the host, and its port if it has one.
+    replaced_end: usize,
+    /// Behind all of it, a last dot and an empty port too.
+    end: usize,
+}
+
+/// What follows the authority.
+#[derive(Clone, Copy)]
+struct Rest {
+    end: usize,
+    /// Where a query's end is.
+    insert: usize,
+    query: Option<usize>,
+    ampersand: Ampersand,
+}
+
+/// What a URL becomes.
+enum Verdict {
+    Leave,
+    Rewrite { rule: usize, insert: Option<Insert> },
+    Remove { end: usize },
+}
+
+/// Text that comes into the body at a place.
+struct Insert {
+    at: usize,
+    text: Vec<u8>,
+}
+
+/// A piece of a body, and what it becomes.
+struct Edit<'a> {
+    input: &'a [u8],
+    out: Vec<u8>,
+    /// How far the input has been dealt with.
+    copied: usize,
+    /// The nearest last.
+    inserts: Vec<Insert>,
+}
+
+impl Edit<'_> {
+    fn is_unchanged(&self) -> bool {
+        self.copied == 0 && self.inserts.is_empty()
+    }
+
+    /// Copies the input up to `end`, with what was to be inserted there.
+    fn copy_to(&mut self, end: usize) {
+        if self.out.capacity() == 0 {
+            self.out.reserve(self.input.len() + self.input.len() / 8 + 256);
+        }
+        while let Some(insert) = self.inserts.pop_if(|insert| insert.at <= end) {
+            append(&mut self.out, self.input.get(self.copied..insert.at).unwrap_or_default());
+            self.out.extend_from_slice(&insert.text);
+            // Never back: what was replaced may have reached beyond.
+            self.copied = self.copied.max(insert.at);
+        }
+        append(&mut self.out, self.input.get(self.copied..end).unwrap_or_default());
+        self.copied = self.copied.max(end);
+    }
+
+    /// Passes over the input up to `end`.
+    fn skip_to(&mut self, end: usize) {
+        self.copied = end;
+    }
+}
+
+impl Rewriter {
+    /// For one body. `finder` is of these rules and reports; without it every URL is looked at.
+    pub(crate) fn new(
+        rules: Arc<Rules>,
+        unlawful: Arc<Unlawful>,
+        finder: Arc<Option<Finder>>,
+        caller: &Caller,
+        now_s: i64,
+    ) -> Self {
+        let fates = rules.fates(caller);
+        let counts = Counts { rewritten: vec![0; fates.len()], ..Counts::default() };
+        Self {
+            rules,
+            unlawful,
+            finder,
+            fates,
+            now_s,
+            held: Vec::new(),
+            context: Vec::new(),
+            inserts: Vec::new(),
+            counts,
+            scratch: Scratch::default(),
+        }
+    }
+
+    /// What was done so far.
+    pub(crate) fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// How much it holds back.
+    #[cfg(test)]
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.held.len()
+    }
+
+    /// A whole body at once.
+    pub(crate) fn whole(mut self, body: Bytes) -> (Bytes, Counts) {
+        let out = self.push(body, true);
+        (out, self.counts)
+    }
+
+    /// Takes the body's next piece, of which `last` says that no other comes, and gives out what is decided.
+    pub(crate) fn push(&mut self, piece: Bytes, last: bool) -> Bytes {
+        self.counts.bytes += piece.len() as u64;
+        let input = if self.held.is_empty() {
+            piece
+        } else {
+            let mut joined = Vec::with_capacity(self.held.len() + piece.len());
+            joined.append(&mut self.held);
+            joined.extend_from_slice(&piece);
+            joined.into()
+        };
+        let mut edit = Edit { input: &input, out: Vec::new(), copied: 0, inserts: std::mem::take(&mut self.inserts) };
+        let hold = self.edit(&mut edit, last);
+        let out = if edit.is_unchanged() {
+            input.slice(..hold)
+        } else {
+            edit.copy_to(hold);
+            for insert in &mut edit.inserts {
+                insert.at -= hold;
+            }
+            self.inserts = edit.inserts;
+            edit.out.into()
+        };
+        self.remember(input.get(..hold).unwrap_or_default());
+        self.held.extend_from_slice(input.get(hold..).unwrap_or_default());
+        out
+    }
+
+    /// Edits what is decided, and tells where that ends.
+    fn edit(&mut self, edit: &mut Edit<'_>, last: bool) -> usize {
+        let input = edit.input;
+        let mut from = 0;
+        // Nothing before it can begin a URL any more.
+        let mut settled = 0;
+        while let Some((head, after)) = self.next_head(input, from) {
+            from = after;
+            // The scheme went with the URL before, or is a part of its host.
+            if head.start < settled {
+                continue;
+            }
+            let Ok(authority) = authority(input, &head, last) else { return head.start };
+            let Some(authority) = authority else { continue };
+            let Ok(verdict) = self.judge(input, &head, authority, last) else { return head.start };
+            match verdict {
+                // What looks like its host may be the scheme of another.
+                Verdict::Leave => {}
+                Verdict::Remove { end } => {
+                    edit.copy_to(head.start);
+                    let style = head.style;
+                    style.write(self.rules.placeholder.as_bytes(), style.ampersand(), &mut edit.out);
+                    edit.skip_to(end);
+                    self.counts.removed += 1;
+                    (from, settled) = (end, end);
+                }
+                Verdict::Rewrite { rule: place, insert } => {
+                    let Some(rule) = self.rules.rules.get(place) else { continue };
+                    (from, settled) = (authority.end, authority.end);
+                    let name = input.get(head.start..head.start + head.scheme).unwrap_or_default();
+                    if let Some(scheme) = rule.scheme.filter(|scheme| !name.is_empty() && scheme.as_bytes() != name) {
+                        edit.copy_to(head.start);
+                        edit.out.extend_from_slice(scheme.as_bytes());
+                        edit.skip_to(head.start + head.scheme);
+                    }
+                    edit.copy_to(head.host);
+                    if rule.is_plain {
+                        append(&mut edit.out, rule.to.as_bytes());
+                    } else {
+                        head.style.write(rule.to.as_bytes(), Ampersand::Raw, &mut edit.out);
+                    }
+                    // A dot behind the host stays; a port was the old host's.
+                    edit.skip_to(authority.replaced_end);
+                    edit.inserts.extend(insert);
+                    if let Some(count) = self.counts.rewritten.get_mut(place) {
+                        *count += 1;
+                    }
+                }
+            }
+        }
+        match last {
+            true => input.len(),
+            // A host may go on in the next piece.
+            false => match self.last_head(input, settled) {
+                Some(head) => head.start,
+                None => unfinished(input, settled),
+            },
+        }
+    }
+
+    /// The next URL that may concern us, and where to look on if it does not.
+    fn next_head(&self, input: &[u8], mut from: usize) -> Option<(Head, usize)> {
+        let Some(finder) = self.finder.as_ref() else {
+            loop {
+                let found = scan::next(input, from)?;
+                from = found + 1;
+                let is_entity = matches!(input.get(found..from + 1), Some([b'F' | b'f', b';']));
+                if let Some(head) = self.head(input, if is_entity { from + 1 } else { from }) {
+                    return Some((head, from));
+                }
+            }
+        };
+        loop {
+            let found = finder.next(input, from)?;
+            let (begin, end) = host_around(input, found);
+            // On from the run's end: a host is a whole run of a host's characters.
+            from = end.max(found + 1);
+            if let Some(head) = self.head(input, begin) {
+                return Some((head, from));
+            }
+        }
+    }
+
+    /// The URL whose host is cut off by the input's end.
+    fn last_head(&self, input: &[u8], settled: usize) -> Option<Head> {
+        let (begin, _) = host_around(input, input.len());
+        let head = if begin < input.len() { self.head(input, begin)? } else { return None };
+        (head.start >= settled).then_some(head)
+    }
+
+    /// The URL whose host begins at `host`.
+    fn head(&self, input: &[u8], host: usize) -> Option<Head> {
+        let (style, second) = slash_before(input, host)?;
+        let (other, first) = slash_before(input, second)?;
+        if !other.matches(style) {
+            return None;
+        }
+        if let Some(colon) = colon_before(input, first) {
+            let before = input.get(..colon)?;
+            // Setting this bit makes a letter lower case, and nothing else a letter of these.
+            let is_https = before.last_chunk().is_some_and(|name: &[u8; 5]| name.map(|byte| byte | 0x20) == *b"https");
+            let is_http = before.last_chunk().is_some_and(|name: &[u8; 4]| name.map(|byte| byte | 0x20) == *b"http");
+            let scheme = match (is_https, is_http) {
+                (true, _) => 5,
+                (_, true) => 4,
+                _ => return None,
+            };
+            let start = colon - scheme;
+            return Some(Head { start, scheme, style, host });
+        }
+        self.may_begin(input, first, style).then_some(Head { start: first, scheme: 0, style, host })
+    }
+
+    /// Whether a URL without a scheme may begin at `start`, and is not a part of another URL.
+    fn may_begin(&self, input: &[u8], start: usize, style: Style) -> bool {
+        let before = Before { context: &self.context, input, at: start };
+        match before.character(style) {
+            None => true,
+            Some((b'=', 1)) => before.is_attribute(style),
+            Some((byte, _)) => is_left_of_url(byte),
+        }
+    }
+
+    /// What becomes of a URL.
+    fn judge(&mut self, input: &[u8], head: &Head, authority: Authority, last: bool) -> Result<Verdict, More> {
+        let Self { rules, unlawful, fates, scratch, now_s, .. } = self;
+        let host = input.get(head.host..authority.host_end).unwrap_or_default();
+        let Scratch { host: lower, path, query, key, claims } = scratch;
+        claims.clear();
+        rules.claims(host, |place| claims.push(place));
+        // One that is claimed as it stands is lower case.
+        let host = if claims.is_empty() && host.iter().any(u8::is_ascii_uppercase) {
+            lower.clear();
+            lower.extend(host.iter().map(u8::to_ascii_lowercase));
+            rules.claims(lower, |place| claims.push(place));
+            lower.as_slice()
+        } else {
+            host
+        };
+        let is_out = |place: &&usize| fates.get(**place).is_none_or(|fate| *fate == Fate::Out);
+        let active = claims.iter().find(|place| !is_out(place)).copied();
+        let to_host = |place: &usize| rules.rules.get(*place).map(|rule| rule.to_host().as_bytes());
+        let suspect = !unlawful.is_empty()
+            && (unlawful.has_host(host) || claims.iter().filter_map(to_host).any(|host| unlawful.has_host(host)));
+        let rule = active.and_then(|place| Some((place, rules.rules.get(place)?, *fates.get(place)?)));
+        let by_url = rule.is_some_and(|(_, _, fate)| fate != Fate::In);
+        let signed = rule.is_some_and(|(_, rule, _)| rule.sign.is_some());
+        if !suspect && !by_url && !signed {
+            return Ok(active.map_or(Verdict::Leave, |rule| Verdict::Rewrite { rule, insert: None }));
+        }
+        let Some(rest) = rest(input, authority, head.style, last, path, query)? else {
+            // Too long to be looked at: without what it needs to work, it had better stay.
+            return Ok(match active {
+                Some(rule) if !by_url && !signed => Verdict::Rewrite { rule, insert: None },
+                _ => Verdict::Leave,
+            });
+        };
+        if suspect
+            && (unlawful.holds(host, path, query, key)
+                || claims.iter().filter_map(to_host).any(|host| unlawful.holds(host, path, query, key)))
+        {
+            return Ok(Verdict::Remove { end: rest.end });
+        }
+        let Some((place, rule, fate)) = rule else { return Ok(Verdict::Leave) };
+        if let Fate::ByUrl(percent) = fate
+            && !falls_within(percent, &rule.name, host, path)
+        {
+            return Ok(Verdict::Leave);
+        }
+        let insert = rule.sign.as_ref().map(|signer| {
+            let parameters = signer.parameters(path, *now_s);
+            let mut text = Vec::with_capacity(parameters.len() + 16);
+            let joint: &[u8] = match rest.query {
+                None => b"?",
+                Some(_) if query.is_empty() || query.ends_with(b"&") => b"",
+                Some(_) => b"&",
+            };
+            head.style.write(joint, rest.ampersand, &mut text);
+            head.style.write(parameters.as_bytes(), rest.ampersand, &mut text);
+            Insert { at: rest.insert, text }
+        });
+        Ok(Verdict::Rewrite { rule: place, insert })
+    }
+
+    /// Keeps the last of what is decided, as the context of what comes.
+    fn remember(&mut self, decided: &[u8]) {
+        let keep = CONTEXT.saturating_sub(decided.len()).min(self.context.len());
+        self.context.drain(..self.context.len() - keep);
+        self.context.extend_from_slice(decided.get(decided.len().saturating_sub(CONTEXT)..).unwrap_or_default());
+    }
+}
+
+/// Whether a URL, where there is no user to decide by, falls within a percentage of them.
+pub(crate) fn falls_within(percent: Percent, rule: &str, host: &[u8], path: &[u8]) -> bool {
+    let url = [host, path].concat();
+    percent.holds(bucket(rule, &String::from_utf8_lossy(&url)))
+}
+
+/// What stands before a place, in the input and in what came before it.
+struct Before<'a> {
+    context: &'a [u8],
+    input: &'a [u8],
+    at: usize,
+}
+
+impl Before<'_> {
+    /// The byte so many places before, counted from 1.
+    fn byte(&self, places: usize) -> Option<u8> {
+        match self.at.checked_sub(places) {
+            Some(at) => self.input.get(at).copied(),
+            None => self.context.len().checked_sub(places - self.at).and_then(|at| self.context.get(at).copied()),
+        }
+    }
+
+    /// The character before, its escaping undone if it is the URL's own, and its length.
+    fn character(&self, style: Style) -> Option<(u8, usize)> {
+        let byte = self.byte(1)?;
+        let digit = |places| self.byte(places).and_then(|byte| char::from(byte).to_digit(16));
+        let pair = || u8::try_from(digit(2)? * 16 + digit(1)?).ok();
+        let escape: &[u8] = match style {
+            Style::Percent(1, _) => b"%",
+            Style::Percent(..) => b"%25",
+            Style::Unicode(..) => b"\\u00",
+            _ => return Some((byte, 1)),
+        };
+        let is_escape = escape.iter().rev().enumerate().all(|(place, byte)| self.byte(3 + place) == Some(*byte));
+        match pair() {
+            Some(value) if is_escape => Some((value, 2 + escape.len())),
+            _ => Some((byte, 1)),
+        }
+    }
+
+    /// Whether the `=` before follows the name of an HTML attribute, or of a form's first field.
+    fn is_attribute(&self, style: Style) -> bool {
+        let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b':' | b'.');
+        let length = (0..NAME_MAX).take_while(|place| self.byte(2 + place).is_some_and(is_name)).count();
+        match self.byte(2 + length) {
+            None => true,
+            Some(byte) if length > 0 => byte.is_ascii_whitespace() || (style.depth() == 0 && b"\"'".contains(&byte)),
+            Some(_) => false,
+        }
+    }
+}
+
+/// The run of a host's characters around a place; what ends an escape right before it is none of them.
+fn host_around(input: &[u8], at: usize) -> (usize, usize) {
+    let (before, behind) = input.split_at_checked(at).unwrap_or((input, &[]));
+    let left = host_run_back(before, HOST_MAX + 8);
+    let right = host_run(behind, HOST_MAX + 8);
+    let begin = at - left;
+    let escape = match (before.get(..begin).and_then(<[u8]>::last), input.get(begin..).unwrap_or_default()) {
+        (Some(b'%'), [b'2', b'5', b'2', b'F' | b'f', ..]) => 4,
+        (Some(b'%'), [b'2', b'F' | b'f', ..]) => 2,
+        (Some(b'\\'), [b'u', b'0', b'0', b'2', b'F' | b'f', ..]) => 5,
+        _ => 0,
+    };
+    (begin + escape, at + right)
+}
+
+/// What a URL without a scheme may follow: nothing that a URL's own path or query holds.
+pub(crate) const fn is_left_of_url(byte: u8) -> bool {
+    byte <= b' '
+        || byte >= 127
+        || matches!(byte, b'"' | b'\'' | b'`' | b'(' | b'<' | b'>' | b',' | b'[' | b'{' | b'|' | b';')
+}
+
+const fn is_subdelimiter(byte: u8) -> bool {
+    matches!(byte, b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=' | b'~')
+}
+
+/// The URL's host and port; `None` if it has no host, or one that goes on in a way that no host does.
+fn authority(input: &[u8], head: &Head, last: bool) -> Result<Option<Authority>, More> {
+    let rest = input.get(head.host..).unwrap_or_default();
+    let length = host_run(rest, HOST_MAX + 2);
+    if length == rest.len() && !last && length <= HOST_MAX + 1 {
+        return Err(More);
+    }
+    let host = rest.get(..length).unwrap_or_default();
+    // `a.example.` is `a.example`; the dot stays where it is.
+    let dots = usize::from(host.ends_with(b"."));
+    if length == dots || length > HOST_MAX + dots {
+        return Ok(None);
+    }
+    let mut end = head.host + length;
+    let depth = head.style.depth();
+    let mut behind = token(input, end, depth, last);
+    let host_end = end - dots;
+    let mut replaced_end = host_end;
+    if let Token::Char(b':', size) = behind {
+        let digits =
+            input.get(end + size..).unwrap_or_default().iter().take(6).take_while(|byte| byte.is_ascii_digit());
+        let digits = digits.count();
+        let after = end + size + digits;
+        if digits == 6 {
+            return Ok(None);
+        }
+        behind = token(input, after, depth, last);
+        if digits > 0 {
+            replaced_end = after;
+        }
+        end = after;
+    }
+    let ends = match behind {
+        Token::More => return Err(More),
+        Token::End => !is_more_host(input, end, depth),
+        Token::Char(b'/' | b'?' | b'#', _) => true,
+        Token::Char(byte, size) if depth > 0 => size == 1 && matches!(byte, b'(' | b')' | b'*' | b'!' | b'~'),
+        Token::Char(byte, _) if is_host(byte) || matches!(byte, b'@' | b'%' | b':') => false,
+        Token::Char(byte, _) if is_subdelimiter(byte) => !is_user(input, end, last)?,
+        Token::Char(..) => true,
+    };
+    if !ends {
+        return Ok(None);
+    }
+    Ok(Some(Authority { host_end, replaced_end, end }))
+}
+
+/// Whether what is no URL's character is one of a host all the same: an escaped one beyond ASCII.
+fn is_more_host(input: &[u8], at: usize, depth: usize) -> bool {
+    let escape: &[u8] = if depth == 2 { b"%25" } else { b"%" };
+    depth > 0 && input.get(at..).is_some_and(|rest| rest.starts_with(escape))
+}
+
+/// Whether the host is the beginning of a user's name: an `@` comes before anything that a name cannot hold.
+fn is_user(input: &[u8], at: usize, last: bool) -> Result<bool, More> {
+    let rest = input.get(at..).unwrap_or_default();
+    let is_name = |byte: u8| {
+        byte.is_ascii_alphanumeric() || is_subdelimiter(byte) || matches!(byte, b'-' | b'.' | b'_' | b':' | b'%')
+    };
+    match rest.iter().take(USER_MAX).position(|byte| !is_name(*byte)) {
+        Some(place) => Ok(rest.get(place) == Some(&b'@')),
+        None if rest.len() < USER_MAX && !last => Err(More),
+        None => Ok(false),
+    }
+}
+
+/// What follows a URL's authority, with its path and query unescaped; `None` if that is too long.
+fn rest(
+    input: &[u8],
+    authority: Authority,
+    style: Style,
+    last: bool,
+    path: &mut Vec<u8>,
+    query: &mut Vec<u8>,
+) -> Result<Option<Rest>, More> {
+    path.clear();
+    query.clear();
+    let depth = style.depth();
+    let from = authority.end;
+    let bare = authority.replaced_end;
+    let mut found = Rest { end: bare, insert: bare, query: None, ampersand: style.ampersand() };
+    let (mut fragment, mut parentheses) = (false, 0_u32);
+    let (mut path_length, mut query_length) = (0, 0);
+    let mut at = from;
+    loop {
+        if at - from > URL_MAX {
+            return Ok(None);
+        }
+        let (byte, size) = match token(input, at, depth, last) {
+            Token::More => return Err(More),
+            Token::End => break,
+            Token::Char(byte, size) => (byte, size),
+        };
+        if !is_url(byte) || (at == from && !matches!(byte, b'/' | b'?' | b'#')) {
+            break;
+        }
+        match byte {
+            b'(' => parentheses += 1,
+            b')' if parentheses == 0 => break,
+            b')' => parentheses -= 1,
+            b',' | b';' if size == 1 && begins_another(input, at + 1, last)? => break,
+            _ => {}
+        }
+        match byte {
+            _ if fragment => {}
+            b'#' => {
+                fragment = true;
+                found.insert = at;
+                (path_length, query_length) = (path.len(), query.len());
+            }
+            b'?' if found.query.is_none() => found.query = Some(at),
+            _ if found.query.is_some() => query.push(byte),
+            _ => path.push(byte),
+        }
+        if byte == b'&' && depth == 0 {
+            found.ampersand = match input.get(at..).unwrap_or_default() {
+                _ if size == 1 => Ampersand::Raw,
+                [b'\\', ..] => Ampersand::Unicode(size - 5),
+                _ => Ampersand::Entity,
+            };
+        }
+        at += size;
+        // A sentence's marks behind a URL are the sentence's.
+        if size > 1 || !matches!(byte, b'.' | b',' | b';' | b':' | b'!') {
+            found.end = at;
+            if !fragment {
+                found.insert = at;
+                (path_length, query_length) = (path.len(), query.len());
+            }
+        }
+    }
+    path.truncate(path_length);
+    query.truncate(query_length);
+    Ok(Some(found))
+}
+
+/// Whether a URL stands at `at`, behind a comma: then the comma is between the two.
+fn begins_another(input: &[u8], at: usize, last: bool) -> Result<bool, More> {
+    let rest = input.get(at..).unwrap_or_default();
+    for begin in [&b"http"[..], b"//", b"\\/\\/"] {
+        let length = begin.len().min(rest.len());
+        if begin.iter().zip(rest).all(|(wanted, byte)| byte.eq_ignore_ascii_case(wanted)) {
+            if length == begin.len() {
+                return Ok(true);
+            }
+            if !last {
+                return Err(More);
+            }
+        }
+    }
+    Ok(false)
+}
+
+/// Where a URL's head may begin that these bytes do not end: all bytes from there on may belong to one.
+fn unfinished(input: &[u8], settled: usize) -> usize {
+    let may_belong = |byte: u8| {
+        matches!(byte, b':' | b'/' | b'\\' | b'%' | b'&' | b'#' | b';' | b'0'..=b'9')
+            || matches!(byte.to_ascii_lowercase(), b'h' | b't' | b'p' | b's' | b'u' | b'x' | b'a' | b'f')
+    };
+    let may_begin = |byte: u8| matches!(byte, b'h' | b'H' | b':' | b'/' | b'\\' | b'%' | b'&');
+    let from = input.len().saturating_sub(HEAD_MAX).max(settled);
+    let tail = input.get(from..).unwrap_or_default();
+    let run = tail.iter().rev().take_while(|byte| may_belong(**byte)).count();
+    let run = tail.get(tail.len() - run..).unwrap_or_default();
+    let begin = run.iter().position(|byte| may_begin(*byte)).unwrap_or(run.len());
+    input.len() - run.len() + begin
+}

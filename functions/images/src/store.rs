@@ -1,0 +1,320 @@
+//! This function's SQL: rule sets with their history, reports of unlawful images, and the keys of all of them in one
+//! piece, which an instance reads at once.
+//!
+//! The piece may lag behind: reports after `through_seq` are read one by one, and one that was taken back leaves it
+//! marked as `dirty`, until somebody has made it anew. Whoever makes it names the generation that it follows, so that
+//! an older view never replaces a newer one.
+
+use serde::Serialize;
+use shared::{
+    clock,
+    db::{Db, DbError, Migration, Row, Value},
+};
+
+use crate::{
+    unlawful::{Keys, sorted},
+    violation::Report,
+};
+
+/// The function's tables.
+pub(crate) const MIGRATIONS: &[Migration] = &[Migration {
+    version: 1,
+    statements: &[
+        // Sets are only ever added; the one with the highest version holds.
+        "CREATE TABLE images_rules (
+            version INTEGER PRIMARY KEY,
+            text TEXT NOT NULL,
+            stored_at_ms INTEGER NOT NULL
+        )",
+        // `seq` is never given out twice: what is newer than a piece is known by it.
+        "CREATE TABLE images_violations (
+            seq INTEGER PRIMARY KEY AUTOINCREMENT,
+            id TEXT NOT NULL UNIQUE,
+            url TEXT NOT NULL,
+            doctor_id TEXT NOT NULL,
+            patient_id TEXT NOT NULL,
+            order_no TEXT NOT NULL,
+            channel TEXT NOT NULL,
+            reason TEXT NOT NULL,
+            image TEXT NOT NULL,
+            keys TEXT NOT NULL,
+            hosts TEXT NOT NULL,
+            reported_at_ms INTEGER NOT NULL
+        )",
+        "CREATE INDEX images_violations_image ON images_violations (image)",
+        "CREATE INDEX images_violations_doctor ON images_violations (doctor_id, seq) WHERE doctor_id <> ''",
+        "CREATE INDEX images_violations_order ON images_violations (order_no, seq) WHERE order_no <> ''",
+        // `dirty_at_ms`: since when it holds what is no more; 0 if it does not.
+        "CREATE TABLE images_unlawful (
+            id INTEGER PRIMARY KEY CHECK (id = 1),
+            generation INTEGER NOT NULL,
+            through_seq INTEGER NOT NULL,
+            rules_version INTEGER NOT NULL,
+            dirty_at_ms INTEGER NOT NULL,
+            keys BLOB NOT NULL,
+            hosts TEXT NOT NULL
+        )",
+        "INSERT INTO images_unlawful VALUES (1, 0, 0, 0, 0, x'', '')",
+    ],
+}];
+
+/// Where everything stands: one small query tells whether anything has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Mark {
+    /// 0 for the set that is compiled in.
+    pub(crate) rules_version: i64,
+    /// Of the newest report.
+    pub(crate) seq: i64,
+    pub(crate) generation: i64,
+    pub(crate) through_seq: i64,
+    /// The rules by which the piece's keys were made.
+    pub(crate) keys_version: i64,
+    pub(crate) dirty_at_ms: i64,
+}
+
+pub(crate) async fn mark(db: &Db) -> Result<Mark, DbError> {
+    const SQL: &str = "SELECT (SELECT coalesce(max(version), 0) FROM images_rules),
+            (SELECT coalesce(max(seq), 0) FROM images_violations),
+            generation, through_seq, rules_version, dirty_at_ms
+        FROM images_unlawful WHERE id = 1";
+    let row = db.query_one(SQL, []).await?.ok_or(DbError::Column(0))?;
+    Ok(Mark {
+        rules_version: row.integer(0)?,
+        seq: row.integer(1)?,
+        generation: row.integer(2)?,
+        through_seq: row.integer(3)?,
+        keys_version: row.integer(4)?,
+        dirty_at_ms: row.integer(5)?,
+    })
+}
+
+/// A kept rule set.
+#[derive(Debug)]
+pub(crate) struct RuleSet {
+    pub(crate) version: i64,
+    pub(crate) text: String,
+    pub(crate) stored_at_ms: i64,
+}
+
+fn rule_set(row: &Row) -> Result<RuleSet, DbError> {
+    Ok(RuleSet { version: row.integer(0)?, text: row.text(1)?.to_owned(), stored_at_ms: row.integer(2)? })
+}
+
+/// The set with this version.
+pub(crate) async fn rules(db: &Db, version: i64) -> Result<Option<RuleSet>, DbError> {
+    const SQL: &str = "SELECT version, text, stored_at_ms FROM images_rules WHERE version = $1";
+    db.query_one(SQL, [version.into()]).await?.as_ref().map(rule_set).transpose()
+}
+
+/// The newest sets first, at most `limit`, older than `cursor`.
+pub(crate) async fn rules_history(db: &Db, cursor: Option<i64>, limit: usize) -> Result<Vec<RuleSet>, DbError> {
+    const SQL: &str = "SELECT version, text, stored_at_ms FROM images_rules WHERE version < $1
+        ORDER BY version DESC LIMIT $2";
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    db.query(SQL, [cursor.unwrap_or(i64::MAX).into(), limit.into()]).await?.iter().map(rule_set).collect()
+}
+
+/// Keeps a set, which holds from then on; `false` if its version is not the newest.
+pub(crate) async fn keep_rules(db: &Db, version: i64, text: &str, now_ms: i64) -> Result<bool, DbError> {
+    const SQL: &str = "INSERT INTO images_rules (version, text, stored_at_ms)
+        SELECT $1, $2, $3 WHERE $1 > (SELECT coalesce(max(version), 0) FROM images_rules)
+        ON CONFLICT (version) DO NOTHING RETURNING 1";
+    Ok(!db.query(SQL, [version.into(), text.into(), now_ms.into()]).await?.is_empty())
+}
+
+/// Keys as a text that SQL can join: 16 digits each.
+fn hexadecimal(keys: &[u64]) -> String {
+    keys.iter().map(|key| format!("{key:016x}")).collect()
+}
+
+fn keys(text: &str) -> Vec<u64> {
+    let digits = text.as_bytes().chunks_exact(16).filter_map(|digits| std::str::from_utf8(digits).ok());
+    digits.filter_map(|digits| u64::from_str_radix(digits, 16).ok()).collect()
+}
+
+fn names(text: &str) -> Vec<String> {
+    text.split_whitespace().map(str::to_owned).collect()
+}
+
+/// What an instance holds of the reports: the piece, and the reports after it.
+pub(crate) struct Pieces {
+    pub(crate) sorted: Vec<u8>,
+    /// Between spaces.
+    pub(crate) hosts: String,
+}
+
+/// The piece.
+pub(crate) async fn unlawful(db: &Db) -> Result<Pieces, DbError> {
+    let row = db.query_one("SELECT keys, hosts FROM images_unlawful WHERE id = 1", []).await?;
+    let row = row.ok_or(DbError::Column(0))?;
+    Ok(Pieces { sorted: row.blob(0)?.to_vec(), hosts: row.text(1)?.to_owned() })
+}
+
+/// The keys of the reports after `seq`.
+pub(crate) async fn reported_since(db: &Db, seq: i64) -> Result<Vec<Keys>, DbError> {
+    const SQL: &str = "SELECT keys, hosts FROM images_violations WHERE seq > $1";
+    let rows = db.query(SQL, [seq.into()]).await?;
+    rows.iter().map(|row| Ok(Keys { images: keys(row.text(0)?), hosts: names(row.text(1)?) })).collect()
+}
+
+/// Makes the piece anew after `generation`; `false` if somebody else did.
+pub(crate) async fn gather(db: &Db, generation: i64, rules_version: i64) -> Result<bool, DbError> {
+    const READ: &str = "SELECT coalesce(max(seq), 0), coalesce(group_concat(keys, ''), ''),
+            coalesce((SELECT group_concat(hosts, ' ') FROM (SELECT DISTINCT hosts FROM images_violations)), '')
+        FROM images_violations";
+    const WRITE: &str = "UPDATE images_unlawful
+        SET generation = generation + 1, through_seq = $1, rules_version = $2, dirty_at_ms = 0, keys = $3, hosts = $4
+        WHERE id = 1 AND generation = $5 RETURNING 1";
+    let row = db.query_one(READ, []).await?.ok_or(DbError::Column(0))?;
+    let mut hosts = names(row.text(2)?);
+    hosts.sort_unstable();
+    hosts.dedup();
+    let values: [Value; 5] = [
+        row.integer(0)?.into(),
+        rules_version.into(),
+        sorted(keys(row.text(1)?)).into(),
+        hosts.join(" ").into(),
+        generation.into(),
+    ];
+    Ok(!db.query(WRITE, values).await?.is_empty())
+}
+
+/// The addresses of reports after `seq`, at most `limit`, to make their keys anew.
+pub(crate) async fn addresses(db: &Db, seq: i64, limit: i64) -> Result<Vec<(i64, String)>, DbError> {
+    const SQL: &str = "SELECT seq, url FROM images_violations WHERE seq > $1 ORDER BY seq LIMIT $2";
+    let rows = db.query(SQL, [seq.into(), limit.into()]).await?;
+    rows.iter().map(|row| Ok((row.integer(0)?, row.text(1)?.to_owned()))).collect()
+}
+
+/// Writes keys that were made anew.
+pub(crate) async fn rekey(db: &Db, of: &[(i64, Keys)]) -> Result<(), DbError> {
+    #[derive(Serialize)]
+    struct Entry {
+        seq: i64,
+        keys: String,
+        hosts: String,
+    }
+    const SQL: &str = "UPDATE images_violations SET keys = e.value ->> 'keys', hosts = e.value ->> 'hosts'
+        FROM json_each($1) AS e
+        WHERE images_violations.seq = e.value ->> 'seq' AND images_violations.keys <> e.value ->> 'keys'";
+    let entry =
+        |(seq, keys): &(i64, Keys)| Entry { seq: *seq, keys: hexadecimal(&keys.images), hosts: keys.hosts.join(" ") };
+    let entries: Vec<_> = of.iter().map(entry).collect();
+    let entries = serde_json::to_string(&entries).map_err(|error| DbError::Other(error.to_string()))?;
+    db.execute(SQL, [entries.into()]).await
+}
+
+/// Keeps a report; `false` if it is there already.
+pub(crate) async fn report(db: &Db, report: &Report, keys: &Keys, now_ms: i64) -> Result<bool, DbError> {
+    const SQL: &str = "INSERT INTO images_violations
+            (id, url, doctor_id, patient_id, order_no, channel, reason, image, keys, hosts, reported_at_ms)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+        ON CONFLICT (id) DO NOTHING RETURNING 1";
+    let text = |text: &String| Value::from(text.as_str());
+    let values = [
+        text(&report.id),
+        text(&report.url),
+        text(&report.doctor_id),
+        text(&report.patient_id),
+        text(&report.order_no),
+        text(&report.channel),
+        text(&report.reason),
+        hexadecimal(keys.images.get(..1).unwrap_or_default()).into(),
+        hexadecimal(&keys.images).into(),
+        keys.hosts.join(" ").into(),
+        now_ms.into(),
+    ];
+    Ok(!db.query(SQL, values).await?.is_empty())
+}
+
+/// A report in a list.
+#[derive(Debug, Serialize)]
+pub(crate) struct Entry {
+    #[serde(flatten)]
+    pub(crate) report: Report,
+    pub(crate) reported_at: String,
+    #[serde(skip)]
+    pub(crate) seq: i64,
+    #[serde(skip)]
+    pub(crate) reported_at_ms: i64,
+}
+
+const COLUMNS: &str = "seq, id, url, doctor_id, patient_id, order_no, channel, reason, reported_at_ms";
+
+fn entry(row: &Row) -> Result<Entry, DbError> {
+    let text = |column| row.text(column).map(str::to_owned);
+    let report = Report {
+        id: text(1)?,
+        url: text(2)?,
+        doctor_id: text(3)?,
+        patient_id: text(4)?,
+        order_no: text(5)?,
+        channel: text(6)?,
+        reason: text(7)?,
+    };
+    let reported_at_ms = row.integer(8)?;
+    Ok(Entry { report, reported_at: clock::rfc3339(reported_at_ms), seq: row.integer(0)?, reported_at_ms })
+}
+
+/// One report.
+pub(crate) async fn violation(db: &Db, id: &str) -> Result<Option<Entry>, DbError> {
+    let sql = format!("SELECT {COLUMNS} FROM images_violations WHERE id = $1");
+    db.query_one(&sql, [id.into()]).await?.as_ref().map(entry).transpose()
+}
+
+/// Which reports are asked for.
+#[derive(Default)]
+pub(crate) struct Filter {
+    pub(crate) doctor_id: Option<String>,
+    pub(crate) patient_id: Option<String>,
+    pub(crate) order_no: Option<String>,
+    /// The image's own key.
+    pub(crate) image: Option<u64>,
+    pub(crate) cursor: Option<i64>,
+}
+
+/// The newest first, at most `limit`.
+pub(crate) async fn violations(db: &Db, filter: &Filter, limit: usize) -> Result<Vec<Entry>, DbError> {
+    let text = |value: &Option<String>| value.as_deref().map(Value::from);
+    let mut sql = format!("SELECT {COLUMNS} FROM images_violations WHERE true");
+    let mut values: Vec<Value> = Vec::new();
+    let conditions = [
+        ("doctor_id =", text(&filter.doctor_id)),
+        ("patient_id =", text(&filter.patient_id)),
+        ("order_no =", text(&filter.order_no)),
+        ("image =", filter.image.map(|image| hexadecimal(&[image]).into())),
+        ("seq <", filter.cursor.map(Value::from)),
+    ];
+    for (condition, value) in conditions {
+        if let Some(value) = value {
+            values.push(value);
+            sql += &format!(" AND {condition} ${}", values.len());
+        }
+    }
+    values.push(i64::try_from(limit).unwrap_or(i64::MAX).into());
+    sql += &format!(" ORDER BY seq DESC LIMIT ${}", values.len());
+    db.query(&sql, values).await?.iter().map(entry).collect()
+}
+
+/// Which reports are taken back.
+pub(crate) enum Which<'a> {
+    /// The one with this id.
+    Id(&'a str),
+    /// All of this image, by its own key.
+    Image(u64),
+}
+
+/// Takes reports back, and returns how many there were.
+///
+/// The piece is marked first: a crash in between leaves it to be made anew for nothing, never wrong for good.
+pub(crate) async fn take_back(db: &Db, which: Which<'_>, now_ms: i64) -> Result<usize, DbError> {
+    const MARK: &str = "UPDATE images_unlawful SET dirty_at_ms = $1 WHERE id = 1 AND dirty_at_ms = 0";
+    const BY_ID: &str = "DELETE FROM images_violations WHERE id = $1 RETURNING 1";
+    const BY_IMAGE: &str = "DELETE FROM images_violations WHERE image = $1 RETURNING 1";
+    db.execute(MARK, [now_ms.into()]).await?;
+    let deleted = match which {
+        Which::Id(id) => db.query(BY_ID, [id.into()]).await?,
+        Which::Image(image) => db.query(BY_IMAGE, [hexadecimal(&[image]).into()]).await?,
+    };
+    Ok(deleted.len())
+}

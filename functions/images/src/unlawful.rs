@@ -1,0 +1,272 @@
+//! Which images are unlawful: a set of 100,000 and more, asked for each image URL of a body.
+//!
+//! An image is known by a 64-bit key of its host and path, and of its query if it was reported with one. The keys lie
+//! sorted in one piece, as the database keeps them, so that an instance has them at once.
+
+use bytes::Bytes;
+use hashbrown::HashSet;
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::{rules::Rules, sign::PARAMETERS};
+
+/// The bytes of a key.
+const KEY: usize = 8;
+
+/// The unlawful images.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Unlawful {
+    /// Big-endian keys, sorted.
+    sorted: Bytes,
+    /// Those that have come since.
+    more: HashSet<u64>,
+    /// The hosts that they are on.
+    hosts: HashSet<Box<[u8]>>,
+}
+
+impl Unlawful {
+    /// Of keys as [`sorted`] lays them, and of their hosts.
+    pub(crate) fn new<'a>(sorted: Bytes, hosts: impl IntoIterator<Item = &'a str>) -> Self {
+        let hosts = hosts.into_iter().map(|host| host.as_bytes().into()).collect();
+        Self { sorted, more: HashSet::new(), hosts }
+    }
+
+    /// Adds an image.
+    pub(crate) fn add(&mut self, keys: &Keys) {
+        self.more.extend(&keys.images);
+        self.hosts.extend(keys.hosts.iter().map(|host| host.as_bytes().into()));
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.hosts.is_empty()
+    }
+
+    /// Whether any is on this lower-case host.
+    pub(crate) fn has_host(&self, host: &[u8]) -> bool {
+        !self.is_empty() && self.hosts.contains(host)
+    }
+
+    /// The hosts.
+    pub(crate) fn hosts(&self) -> impl Iterator<Item = &[u8]> {
+        self.hosts.iter().map(|host| &**host)
+    }
+
+    fn has(&self, key: u64) -> bool {
+        self.more.contains(&key) || self.is_sorted_in(key)
+    }
+
+    /// Keys are spread evenly, so that a key's value tells about where it lies.
+    fn is_sorted_in(&self, key: u64) -> bool {
+        let count = self.sorted.len() / KEY;
+        let at =
+            |place: usize| self.sorted.get(place * KEY..)?.first_chunk::<KEY>().map(|bytes| u64::from_be_bytes(*bytes));
+        let guess = (u128::from(key) * count as u128) >> 64;
+        let mut place = usize::try_from(guess).unwrap_or_default().min(count.saturating_sub(1));
+        while place > 0 && at(place).is_some_and(|found| found > key) {
+            place -= 1;
+        }
+        while at(place).is_some_and(|found| found < key) {
+            place += 1;
+        }
+        at(place) == Some(key)
+    }
+
+    /// Whether the image with this lower-case host, path and query is one. `scratch` is overwritten.
+    pub(crate) fn holds(&self, host: &[u8], path: &[u8], query: &[u8], scratch: &mut Vec<u8>) -> bool {
+        write_image(host, path, scratch);
+        if self.has(xxh3_64(scratch)) {
+            return true;
+        }
+        write_query(query, scratch) && self.has(xxh3_64(scratch))
+    }
+}
+
+/// Big-endian keys in their order, each once.
+pub(crate) fn sorted(mut keys: Vec<u64>) -> Vec<u8> {
+    keys.sort_unstable();
+    keys.dedup();
+    keys.into_iter().flat_map(u64::to_be_bytes).collect()
+}
+
+/// What an image is known by, under each of its addresses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Keys {
+    pub(crate) images: Vec<u64>,
+    pub(crate) hosts: Vec<String>,
+}
+
+/// An image's address, taken apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Image {
+    host: String,
+    path: String,
+    query: String,
+}
+
+impl Image {
+    /// Reads an absolute http or https URL.
+    pub(crate) fn parse(url: &str) -> Option<Self> {
+        let (scheme, rest) = url.split_once("://")?;
+        if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
+            return None;
+        }
+        let clean = rest.bytes().all(|byte| byte > b' ' && byte != 127 && !b"\"<>\\^`{|}".contains(&byte));
+        let rest = rest.split('#').next().unwrap_or_default();
+        let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+        let (host, port) = authority.split_once(':').unwrap_or((authority, "80"));
+        let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+        let named = !host.is_empty()
+            && host.len() <= crate::rules::HOST_MAX
+            && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
+        let (path, query) = path.split_once('?').unwrap_or((path, ""));
+        (clean && named && port.parse::<u16>().is_ok()).then(|| Self { host, path: path.into(), query: query.into() })
+    }
+
+    /// Its keys: under its own host, and under that which any rule makes of it.
+    pub(crate) fn keys(&self, rules: &Rules) -> Keys {
+        let mut hosts = vec![self.host.clone()];
+        rules.claims(self.host.as_bytes(), |place| {
+            let to = rules.rules.get(place).map(|rule| rule.to_host().to_owned());
+            hosts.extend(to.filter(|to| *to != self.host));
+        });
+        hosts.dedup();
+        let mut text = Vec::new();
+        let image = |host: &String| {
+            write_image(host.as_bytes(), self.path.as_bytes(), &mut text);
+            write_query(self.query.as_bytes(), &mut text);
+            xxh3_64(&text)
+        };
+        Keys { images: hosts.iter().map(image).collect(), hosts }
+    }
+
+    /// Its key under its own host.
+    pub(crate) fn key(&self) -> u64 {
+        let mut text = Vec::new();
+        write_image(self.host.as_bytes(), self.path.as_bytes(), &mut text);
+        write_query(self.query.as_bytes(), &mut text);
+        xxh3_64(&text)
+    }
+
+    /// Whether it is the image that this URL shows.
+    pub(crate) fn is(&self, url: &str) -> bool {
+        Self::parse(url).as_ref() == Some(self)
+    }
+}
+
+/// Host and path, the path's escapes undone: `%20` and what else may be written in two ways is the same.
+fn write_image(host: &[u8], path: &[u8], text: &mut Vec<u8>) {
+    text.clear();
+    text.extend_from_slice(host);
+    if path.is_empty() {
+        text.push(b'/');
+    }
+    let mut rest = path;
+    while let Some((&byte, after)) = rest.split_first() {
+        let hex = |byte: &u8| char::from(*byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+        rest = match after {
+            [high, low, after @ ..] if byte == b'%' => match (hex(high), hex(low)) {
+                (Some(high), Some(low)) => {
+                    text.push(high << 4 | low);
+                    after
+                }
+                _ => {
+                    text.push(byte);
+                    rest.get(1..).unwrap_or_default()
+                }
+            },
+            _ => {
+                text.push(byte);
+                after
+            }
+        };
+    }
+}
+
+/// Adds the query without what signatures put there; `false` if nothing is left of it.
+fn write_query(query: &[u8], text: &mut Vec<u8>) -> bool {
+    let before = text.len();
+    for parameter in query.split(|byte| *byte == b'&').filter(|parameter| !parameter.is_empty()) {
+        let name = parameter.split(|byte| *byte == b'=').next().unwrap_or_default();
+        if !PARAMETERS.contains(&name) {
+            text.push(if text.len() == before { b'?' } else { b'&' });
+            text.extend_from_slice(parameter);
+        }
+    }
+    text.len() > before
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sign;
+
+    fn rules() -> Rules {
+        let text = r#"{"rules":[{"name":"a","from":["old.example.com","*.many.example"],"to":"new.example.com","contexts":["*"]}],
+            "placeholder":"https://new.example.com/removed.png"}"#;
+        Rules::parse(text.as_bytes(), &sign::Keys::default()).unwrap()
+    }
+
+    fn unlawful(urls: &[&str]) -> Unlawful {
+        let mut unlawful = Unlawful::default();
+        urls.iter().for_each(|url| unlawful.add(&Image::parse(url).unwrap().keys(&rules())));
+        unlawful
+    }
+
+    fn holds(unlawful: &Unlawful, host: &str, path: &str, query: &str) -> bool {
+        unlawful.holds(host.as_bytes(), path.as_bytes(), query.as_bytes(), &mut Vec::new())
+    }
+
+    #[test]
+    fn an_image_is_known_under_its_old_and_its_new_host() {
+        let set = unlawful(&["https://OLD.example.com:8080/a%20b.jpg#x", "http://x.many.example/c.jpg"]);
+        for (host, path) in
+            [("old.example.com", "/a b.jpg"), ("new.example.com", "/a%20b.jpg"), ("new.example.com", "/c.jpg")]
+        {
+            assert!(set.has_host(host.as_bytes()) && holds(&set, host, path, ""), "{host}{path}");
+        }
+        assert!(!holds(&set, "old.example.com", "/c.jpg", "") && !holds(&set, "new.example.com", "/a.jpg", ""));
+        assert!(!set.has_host(b"other.example.com"));
+    }
+
+    #[test]
+    fn a_query_counts_if_the_report_has_one_and_a_signature_never() {
+        let set = unlawful(&["https://old.example.com/a.jpg", "https://old.example.com/get?id=5&auth_key=1-0-0-x"]);
+        for (path, query, is) in [
+            ("/a.jpg", "", true),
+            ("/a.jpg", "w=100", true),
+            ("/get", "id=5", true),
+            ("/get", "expires=1&id=5&signature=y", true),
+            ("/get", "id=6", false),
+            ("/get", "", false),
+        ] {
+            assert_eq!(holds(&set, "old.example.com", path, query), is, "{path}?{query}");
+        }
+    }
+
+    #[test]
+    fn every_key_of_many_is_found_and_no_other() {
+        let keys: Vec<u64> = (0..100_000_u64).map(|number| xxh3_64(&number.to_be_bytes())).collect();
+        let set = Unlawful::new(sorted(keys.clone()).into(), ["a"]);
+        assert!(keys.iter().all(|key| set.is_sorted_in(*key)));
+        assert!((100_000..200_000_u64).all(|number| !set.is_sorted_in(xxh3_64(&number.to_be_bytes()))));
+        for (key, count) in [(0, 0), (u64::MAX, 0), (0, 1), (u64::MAX, 1)] {
+            assert_eq!(Unlawful::new(sorted(vec![0; count]).into(), ["a"]).is_sorted_in(key), count == 1 && key == 0);
+        }
+    }
+
+    #[test]
+    fn what_is_no_image_url_is_refused() {
+        for url in [
+            "",
+            "a.jpg",
+            "ftp://a.b/c",
+            "https://",
+            "https:///a",
+            "https://a b/c",
+            "https://u@a.b/c",
+            "//a.b/c",
+            "https://a.b:x/c",
+        ] {
+            assert_eq!(Image::parse(url), None, "{url}");
+        }
+    }
+}

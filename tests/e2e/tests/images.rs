@@ -1,0 +1,484 @@
+//! `images` from a body to the same body on the new domain.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use e2e::{API_TOKEN, App, PATIENCE, answered};
+use reqwest::{Method, Response};
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+    time::sleep,
+};
+use tokio_stream::{StreamExt, wrappers::ReceiverStream};
+
+const SIGN_KEYS: &str = "hmac-sha256=a-secret aliyun-a=aliyuncdnexp1234";
+const OLD: &str = "https://img10.360buyimg.com/a.jpg";
+const NEW: &str = "https://img.hospital.example/a.jpg";
+const PLACEHOLDER: &str = "https://img.hospital.example/removed.png";
+
+fn rules(version: u32) -> Value {
+    let rule = |name: &str, from: &[&str], contexts: &[&str], more: Value| {
+        let mut rule =
+            json!({"name": name, "from": from, "to": "img.hospital.example", "scheme": "https", "contexts": contexts});
+        rule.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        rule
+    };
+    json!({"version": version, "placeholder": PLACEHOLDER, "rules": [
+        rule("everywhere", &["img10.360buyimg.com", "*.many.example"], &["*"], json!({})),
+        rule("avatars", &["avatars.example.org"], &["avatar"], json!({})),
+        rule("stamps", &["stamps.example.org"], &["*"], json!({"sign": "hmac-sha256"})),
+        rule("prescriptions", &["rx.example.org"], &["*"], json!({"sign": {"signer": "aliyun-a", "key": "aliyun-a"}})),
+        rule("slowly", &["slow.example.org"], &["*"], json!({"rollout": {"users": ["u1"], "percent": 0}})),
+        rule("new-apps", &["apps.example.org"], &["*"], json!({"rollout": {"percent": 100, "min_app_version": "3.2"}})),
+    ]})
+}
+
+async fn app() -> Result<App> {
+    let app = App::http(|builder| builder.variable("images_sign_keys", SIGN_KEYS)).await?;
+    put(&app, rules(1)).await?;
+    Ok(app)
+}
+
+async fn put(app: &App, rules: Value) -> Result<()> {
+    let (status, answer) = answered(app.admin(Method::PUT, "/images/rules").json(&rules)).await?;
+    assert_eq!((status, &answer["version"]), (200, &rules["version"]), "{answer}");
+    Ok(())
+}
+
+async fn rewrite(app: &App, query: &str, body: impl Into<reqwest::Body>) -> Result<Response> {
+    Ok(app.post(&format!("/images/rewrite{query}")).body(body).send().await?.error_for_status()?)
+}
+
+async fn rewritten(app: &App, query: &str, body: &str) -> Result<String> {
+    Ok(rewrite(app, query, body.to_owned()).await?.text().await?)
+}
+
+#[tokio::test]
+async fn a_url_is_found_in_every_escaping_and_what_only_looks_like_one_stays() -> Result<()> {
+    let app = app().await?;
+    for (before, after) in [
+        ("https://img10.360buyimg.com/a.jpg", "https://img.hospital.example/a.jpg"),
+        ("http://img10.360buyimg.com/a.jpg", "https://img.hospital.example/a.jpg"),
+        ("<img src=//img10.360buyimg.com/a.jpg>", "<img src=//img.hospital.example/a.jpg>"),
+        (r#"{"u":"http:\/\/img10.360buyimg.com\/a.jpg"}"#, r#"{"u":"https:\/\/img.hospital.example\/a.jpg"}"#),
+        (r"http:\u002F\u002Fimg10.360buyimg.com\u002Fa.jpg", r"https:\u002F\u002Fimg.hospital.example\u002Fa.jpg"),
+        ("u=http%3A%2F%2Fimg10.360buyimg.com%2Fa.jpg&x=1", "u=https%3A%2F%2Fimg.hospital.example%2Fa.jpg&x=1"),
+        ("http:&#x2F;&#x2F;img10.360buyimg.com&#x2F;a", "https:&#x2F;&#x2F;img.hospital.example&#x2F;a"),
+        ("url(HTTPS://IMG10.360BUYIMG.COM:443/a.jpg)", "url(https://img.hospital.example/a.jpg)"),
+        (r"看这里\nhttps://x.y.many.example/a.jpg。", r"看这里\nhttps://img.hospital.example/a.jpg。"),
+        ("https://b.example/?u=https://img10.360buyimg.com/a", "https://b.example/?u=https://img.hospital.example/a"),
+    ] {
+        assert_eq!(rewritten(&app, "", before).await?, after);
+    }
+    for same in [
+        "https://notimg10.360buyimg.com/a.jpg",
+        "https://img10.360buyimg.com.evil.example/a.jpg",
+        "https://img10.360buyimg.com@evil.example/a.jpg",
+        "https://img10.360buyimg.com:x@evil.example/a.jpg",
+        "https://b.example/img10.360buyimg.com/a.jpg",
+        "https://b.example/?u=//img10.360buyimg.com/a.jpg",
+        "https://b.example//img10.360buyimg.com/a.jpg",
+        "ftp://img10.360buyimg.com/a.jpg",
+        "https://many.example/a.jpg",
+        "https://avatars.example.org/a.jpg",
+    ] {
+        assert_eq!(rewritten(&app, "", same).await?, same);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn context_user_and_version_choose_the_rules() -> Result<()> {
+    let app = app().await?;
+    let avatar = "https://avatars.example.org/a";
+    assert_eq!(rewritten(&app, "?context=avatar", avatar).await?, "https://img.hospital.example/a");
+    assert_eq!(rewritten(&app, "?context=bulk", avatar).await?, avatar);
+    let slow = "https://slow.example.org/a";
+    assert_eq!(rewritten(&app, "?user=u1", slow).await?, "https://img.hospital.example/a");
+    assert_eq!(rewritten(&app, "?user=u2", slow).await?, slow);
+    for (version, is_new) in [(None, false), (Some("3.1.9"), false), (Some("3.2.0"), true)] {
+        let mut request = app.post("/images/rewrite").body("//apps.example.org/a");
+        if let Some(version) = version {
+            request = request.header("x-app-version", version);
+        }
+        assert_eq!(request.send().await?.text().await?.contains("hospital"), is_new, "{version:?}");
+    }
+    let line = app.runtime.wait_for_log("images", PATIENCE, |line| line["rewritten"]["avatars"] == 1).await?;
+    assert_eq!(
+        (&line["key"], &line["outcome"], &line["path"]),
+        (&json!("avatar"), &json!("rewritten"), &json!("http"))
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_signature_extends_the_query_as_it_is_escaped() -> Result<()> {
+    let app = app().await?;
+    let text = rewritten(&app, "", "<a href=\"https://stamps.example.org/s.png?w=1&amp;h=2\">").await?;
+    let (url, rest) = text.split_once("&amp;expires=").context("no expiry")?;
+    assert_eq!(url, "<a href=\"https://img.hospital.example/s.png?w=1&amp;h=2");
+    let (expires, signature) = rest.split_once("&amp;signature=").context("no signature")?;
+    let now_s = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
+    assert!((now_s..now_s + 3_600).contains(&expires.parse()?), "{expires}");
+    assert_eq!((signature.len(), &signature[64..]), (66, "\">"));
+
+    let text = rewritten(&app, "", "u=https%3A%2F%2Frx.example.org%2Fr.png&v=1").await?;
+    assert!(text.starts_with("u=https%3A%2F%2Fimg.hospital.example%2Fr.png%3Fauth_key%3D"), "{text}");
+    assert!(text.ends_with("&v=1"), "{text}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_body_keeps_its_type_and_one_that_cannot_be_read_is_refused() -> Result<()> {
+    let app = app().await?;
+    let request = app.post("/images/rewrite").header("content-type", "text/html; charset=gbk");
+    let answer = request.body(OLD).send().await?;
+    assert_eq!(answer.headers()["content-type"], "text/html; charset=gbk");
+    assert_eq!(answer.text().await?, NEW);
+
+    let request = app.post("/images/rewrite").header("content-encoding", "gzip");
+    let (status, problem) = answered(request.body("x")).await?;
+    assert_eq!((status, &problem["type"]), (415, &json!("urn:clinic:problem:unsupported-media-type")));
+    let identity = app.post("/images/rewrite").header("content-encoding", "identity").body(OLD).send().await?;
+    assert_eq!(identity.text().await?, NEW);
+
+    let (status, problem) = app.answer("/images/rewrite?context=nonsense&user=a%20b&more=1", "").await?;
+    assert_eq!(status, 400);
+    let pointers: Vec<_> = problem["errors"].as_array().unwrap().iter().map(|error| &error["pointer"]).collect();
+    assert_eq!(pointers, ["/query/context", "/query/user", "/query/more"]);
+    let bare = harness::http_client(PATIENCE).post(app.runtime.url("/images/rewrite")).body(OLD).send().await?;
+    assert_eq!(bare.status(), 401);
+    Ok(())
+}
+
+/// Bytes that repeat nowhere soon, with hardly a URL among them.
+fn noise(length: usize) -> Vec<u8> {
+    let mut state = 0x2545_F491_4F6C_DD1D_u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    };
+    (0..length.div_ceil(8)).flat_map(|_| next()).take(length).collect()
+}
+
+#[tokio::test]
+async fn a_body_without_a_url_comes_back_byte_for_byte() -> Result<()> {
+    let app = app().await?;
+    for length in [0, 1, 1_000, 65_536, 65_537, 3_000_001] {
+        let body = noise(length);
+        assert!(rewrite(&app, "", body.clone()).await?.bytes().await? == body, "{length}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_first_bytes_leave_before_the_last_have_come() -> Result<()> {
+    let app = app().await?;
+    let (send, pieces) = mpsc::channel::<Result<Vec<u8>, std::io::Error>>(1);
+    let request = app.post("/images/rewrite").body(reqwest::Body::wrap_stream(ReceiverStream::new(pieces)));
+    let answer = tokio::spawn(request.send());
+    send.send(Ok(format!("{OLD} and https://img10.360").into_bytes())).await?;
+    let mut stream = answer.await??.bytes_stream();
+    let mut out = Vec::new();
+    while out.len() < NEW.len() + 5 {
+        out.extend_from_slice(&stream.next().await.context("it ended")??);
+    }
+    // The URL that is not there as a whole is held back, and nothing else.
+    assert_eq!(String::from_utf8(out.clone())?, format!("{NEW} and "));
+    send.send(Ok(b"buyimg.com/b".to_vec())).await?;
+    drop(send);
+    while let Some(piece) = stream.next().await {
+        out.extend_from_slice(&piece?);
+    }
+    assert_eq!(String::from_utf8(out)?, format!("{NEW} and https://img.hospital.example/b"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_body_of_200_mb_takes_no_more_memory_than_a_small_one() -> Result<()> {
+    let app = app().await?;
+    let piece = format!("{}{OLD}\",", "{\"text\":\"你好\",\"image\":\"".repeat(40)).repeat(60).into_bytes();
+    let pass = async |pieces: usize| {
+        let body = piece.clone();
+        let stream = tokio_stream::iter(0..pieces).map(move |_| Ok::<_, std::io::Error>(body.clone()));
+        let mut answer = rewrite(&app, "", reqwest::Body::wrap_stream(stream)).await?;
+        let mut length = 0;
+        while let Some(chunk) = answer.chunk().await? {
+            length += chunk.len();
+        }
+        assert_eq!(length, pieces * (piece.len() + 60 * (NEW.len() - OLD.len())));
+        Ok::<_, anyhow::Error>(())
+    };
+    // What the runtime takes for any body is there after a smaller one.
+    pass(20_000_000 / piece.len()).await?;
+    let before = app.runtime.peak_memory_bytes();
+    pass(200_000_000 / piece.len()).await?;
+    if let (Some(before), Some(after)) = (before, app.runtime.peak_memory_bytes()) {
+        assert!(after - before < 16 * 1_024 * 1_024, "{before} {after}");
+    }
+    Ok(())
+}
+
+/// A request as far as its head, by hand.
+async fn open(app: &App) -> Result<TcpStream> {
+    let url = app.runtime.url("");
+    let address = url.strip_prefix("http://").context("no http")?;
+    let mut stream = TcpStream::connect(address).await?;
+    let head = format!(
+        "POST /images/rewrite HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {API_TOKEN}\r\ntransfer-encoding: chunked\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await?;
+    Ok(stream)
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_off_does_not_end_as_if_it_were_whole() -> Result<()> {
+    let app = app().await?;
+    let mut stream = open(&app).await?;
+    stream.write_all(b"5\r\nhello\r\nnonsense").await?;
+    let mut answer = Vec::new();
+    let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await?;
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(!answer.contains("0\r\n\r\n"), "{answer}");
+    app.runtime.wait_for_log("images", PATIENCE, |line| line["outcome"] == "broken").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_ends_its_body() -> Result<()> {
+    let app = app().await?;
+    let mut stream = open(&app).await?;
+    for _ in 0..100 {
+        stream.write_all(b"400\r\n").await?;
+        stream.write_all(&[b'x'; 1_024]).await?;
+        stream.write_all(b"\r\n").await?;
+    }
+    drop(stream);
+    let ended = |line: &Value| line["outcome"] == "abandoned" || line["outcome"] == "broken";
+    app.runtime.wait_for_log("images", PATIENCE, ended).await?;
+    assert_eq!(rewritten(&app, "", OLD).await?, NEW);
+    Ok(())
+}
+
+#[tokio::test]
+async fn fifty_slow_clients_take_little_memory_and_keep_nobody_waiting() -> Result<()> {
+    let app = app().await?;
+    rewritten(&app, "", OLD).await?;
+    let before = app.runtime.peak_memory_bytes();
+    // They send and do not read, until nothing more is taken from them.
+    let mut slow = Vec::new();
+    for _ in 0..50 {
+        slow.push(tokio::spawn({
+            let mut stream = open(&app).await?;
+            async move {
+                let chunk = [b"10000\r\n".to_vec(), vec![b'x'; 65_536], b"\r\n".to_vec()].concat();
+                let mut sent = 0_usize;
+                while tokio::time::timeout(Duration::from_secs(2), stream.write_all(&chunk)).await.is_ok() {
+                    sent += chunk.len();
+                    assert!(sent < 100 << 20, "nothing held it back");
+                }
+                stream
+            }
+        }));
+    }
+    let mut stalled = Vec::new();
+    for client in slow {
+        stalled.push(client.await?);
+    }
+    let started = Instant::now();
+    assert_eq!(rewritten(&app, "", OLD).await?, NEW);
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    if let (Some(before), Some(after)) = (before, app.runtime.peak_memory_bytes()) {
+        assert!(after - before < 200 << 20, "{before} {after}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_message_is_published_rewritten_in_its_envelope() -> Result<()> {
+    let app = App::start_with(|builder| builder.variable("images_sign_keys", SIGN_KEYS)).await?;
+    put(&app, rules(1)).await?;
+    let url = app.redis.as_ref().context("no Redis")?.url();
+    let mut listener = redis::Client::open(url)?.get_async_pubsub().await?;
+    listener.subscribe("images.rewritten").await?;
+    let mut messages = listener.into_on_message();
+    for (sent, expected) in [
+        (
+            json!({"context": "avatar", "user": "u1", "body": "看 https://avatars.example.org/a", "id": 7}),
+            json!({"context": "avatar", "user": "u1", "body": "看 https://img.hospital.example/a", "id": 7}),
+        ),
+        (
+            json!({"context": "bulk", "body": {"text": "x", "image": OLD}}),
+            json!({"context": "bulk", "body": {"text": "x", "image": NEW}}),
+        ),
+    ] {
+        app.publish("images.messages", sent.to_string()).await?;
+        let message = tokio::time::timeout(PATIENCE, messages.next()).await?.context("no message")?;
+        assert_eq!(serde_json::from_slice::<Value>(message.get_payload_bytes())?, expected);
+    }
+    app.publish("images.messages", r#"{"context":"nonsense"}"#).await?;
+    let line = app.runtime.wait_for_log("images-events", PATIENCE, |line| line["outcome"] == "rejected").await?;
+    let detail = line["detail"].as_str().unwrap();
+    assert!(detail.contains("/context") && detail.contains("/body"), "{detail}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_new_set_of_rules_holds_everywhere_within_a_second_and_old_ones_are_kept() -> Result<()> {
+    let app = app().await?;
+    assert_eq!(rewritten(&app, "", OLD).await?, NEW);
+    let mut next = rules(2);
+    next["rules"][0]["to"] = "img2.hospital.example".into();
+    put(&app, next.clone()).await?;
+    sleep(Duration::from_secs(1)).await;
+    let all: Vec<_> = (0..40).map(|_| rewritten(&app, "", OLD)).collect();
+    for text in all {
+        assert_eq!(text.await?, "https://img2.hospital.example/a.jpg");
+    }
+    // Again is the same, another one under the same version is not.
+    put(&app, next.clone()).await?;
+    let (status, problem) = answered(app.admin(Method::PUT, "/images/rules").json(&{
+        next["placeholder"] = "https://other.example.com/x.png".into();
+        next.clone()
+    }))
+    .await?;
+    assert_eq!((status, &problem["type"]), (409, &json!("urn:clinic:problem:conflict")));
+    let (_, kept) = answered(app.admin(Method::GET, "/images/rules")).await?;
+    assert_eq!((&kept["version"], &kept["placeholder"]), (&json!(2), &json!(PLACEHOLDER)));
+    let (_, history) = answered(app.admin(Method::GET, "/images/rules/history?limit=1")).await?;
+    assert_eq!((&history["items"][0]["version"], &history["next_cursor"]), (&json!(2), &json!("2")));
+    let (_, first) = answered(app.admin(Method::GET, "/images/rules/history/1")).await?;
+    assert_eq!(first["rules"], rules(1));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_wrong_set_of_rules_is_refused_with_every_fault_and_only_operators_may_send_one() -> Result<()> {
+    let app = app().await?;
+    let wrong = json!({"version": 2, "placeholder": "nonsense", "rules": [
+        {"name": "a", "from": ["one.example.org"], "to": "two.example.org", "contexts": ["*"]},
+        {"name": "b", "from": ["ONE.example.org"], "to": "three.example.org", "contexts": ["avatar"]},
+        {"name": "c", "from": ["two.example.org"], "to": "one.example.org", "contexts": ["bulk"]},
+        {"name": "d", "from": ["x"], "to": "", "contexts": ["nonsense"], "sign": "md5", "rollout": {"percent": 101}},
+        {"name": "e", "from": ["e.example.org"], "to": "f.example.org", "contexts": ["*"], "sign": {"signer": "aliyun-a", "key": "none"}},
+    ]});
+    let (status, problem) = answered(app.admin(Method::PUT, "/images/rules").json(&wrong)).await?;
+    assert_eq!(status, 400);
+    let pointers: Vec<_> =
+        problem["errors"].as_array().unwrap().iter().map(|e| e["pointer"].as_str().unwrap()).collect();
+    for pointer in [
+        "/placeholder",
+        "/rules/1/from/0",
+        "/rules/0/to",
+        "/rules/2/to",
+        "/rules/3/from/0",
+        "/rules/3/to",
+        "/rules/3/contexts/0",
+        "/rules/3/sign",
+        "/rules/3/rollout/percent",
+        "/rules/4/sign/key",
+    ] {
+        assert!(pointers.contains(&pointer), "{pointer}: {pointers:?}");
+    }
+    assert_eq!(rewritten(&app, "", OLD).await?, NEW);
+    let client = harness::http_client(PATIENCE);
+    let by_service = client.put(app.runtime.url("/images/rules")).bearer_auth(API_TOKEN).json(&rules(2)).send().await?;
+    assert_eq!(by_service.status(), 403);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_unlawful_image_becomes_the_placeholder_until_it_is_taken_back() -> Result<()> {
+    let app = app().await?;
+    let report = json!({"url": OLD, "doctor_id": "d7", "reason": "违规"});
+    let (status, kept) = app.answer("/images/violations", report.to_string()).await?;
+    assert_eq!(status, 201, "{kept}");
+    assert_eq!((&kept["channel"], &kept["order_no"], &kept["patient_id"]), (&json!("in_site"), &json!(""), &json!("")));
+    let (status, again) = app.answer("/images/violations", report.to_string()).await?;
+    assert_eq!((status, &again), (200, &kept));
+
+    let received = app.gateway.wait_for(1, PATIENCE).await?;
+    let message = received[0].message();
+    assert_eq!((&message["recipient"]["role"], &message["recipient"]["id"]), (&json!("doctor"), &json!("d7")));
+    assert!(received[0].verified);
+
+    let body = format!("{OLD}?w=1 {NEW} https://img10.360buyimg.com/b.jpg \"{}\"", OLD.replace('/', "\\/"));
+    let expected = format!(
+        "{PLACEHOLDER} {PLACEHOLDER} https://img.hospital.example/b.jpg \"{}\"",
+        PLACEHOLDER.replace('/', "\\/")
+    );
+    assert_eq!(rewritten(&app, "", &body).await?, expected);
+    let (_, list) = answered(app.admin(Method::GET, "/images/violations?doctor_id=d7")).await?;
+    assert_eq!(list["items"], json!([kept]));
+
+    let path = format!("/images/violations/{}", kept["id"].as_str().unwrap());
+    assert_eq!(app.admin(Method::DELETE, &path).send().await?.status(), 204);
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(rewritten(&app, "", OLD).await?, NEW);
+    assert_eq!(app.admin(Method::DELETE, &path).send().await?.status(), 404);
+    assert_eq!(app.gateway.received().len(), 1);
+
+    let (status, problem) = app.answer("/images/violations", r#"{"url":"nonsense","doctor_id":"a b"}"#).await?;
+    let pointers: Vec<_> = problem["errors"].as_array().unwrap().iter().map(|error| &error["pointer"]).collect();
+    assert_eq!(status, 400);
+    assert_eq!(pointers, ["/url", "/doctor_id", "/reason"]);
+    Ok(())
+}
+
+/// An origin that answers every request with this, and tells what it was asked.
+async fn origin(answer: &'static str) -> Result<(String, mpsc::Receiver<String>)> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let url = format!("http://{}", listener.local_addr()?);
+    let (tell, asked) = mpsc::channel(16);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                match stream.read_u8().await {
+                    Ok(byte) => head.push(byte),
+                    Err(_) => break,
+                }
+            }
+            let _ = stream.write_all(answer.as_bytes()).await;
+            let _ = tell.send(String::from_utf8_lossy(&head).into_owned()).await;
+        }
+    });
+    Ok((url, asked))
+}
+
+#[tokio::test]
+async fn a_fetched_answer_is_rewritten_and_only_configured_origins_are_reached() -> Result<()> {
+    let answer = "HTTP/1.1 404 Not Found\r\ncontent-type: text/html\r\ncontent-length: 41\r\netag: \"x\"\r\nx-own: 1\r\n\
+        keep-alive: timeout=5\r\nlocation: http://img10.360buyimg.com/l\r\nconnection: close\r\n\r\n<img src=//img10.360buyimg.com/abcde.jpg>";
+    let (url, mut asked) = origin(answer).await?;
+    let app = App::http(|builder| builder.variable("images_origin_1", url.clone())).await?;
+    put(&app, json!({"version": 1, "placeholder": PLACEHOLDER, "rules": [
+        {"name": "a", "from": ["img10.360buyimg.com"], "to": "img.hospital.example", "scheme": "https", "contexts": ["*"]}]}))
+    .await?;
+    let name = url.strip_prefix("http://").unwrap();
+    let fetch = |path: String| harness::http_client(PATIENCE).get(app.runtime.url(&path)).bearer_auth(API_TOKEN).send();
+    let fetched = fetch(format!("/images/fetch/{name}/a/b%2Fc?x=1&context=avatar&y=2")).await?;
+    assert_eq!(fetched.status(), 404);
+    let headers = fetched.headers().clone();
+    assert_eq!((&headers["content-type"], &headers["x-own"]), (&"text/html".parse()?, &"1".parse()?));
+    assert_eq!(headers["location"], "https://img.hospital.example/l");
+    for dropped in ["content-length", "etag", "keep-alive"] {
+        assert!(!headers.contains_key(dropped), "{dropped}");
+    }
+    assert_eq!(fetched.text().await?, "<img src=//img.hospital.example/abcde.jpg>");
+    let asked = asked.recv().await.context("not asked")?;
+    assert!(asked.starts_with("GET /a/b%2Fc?x=1&y=2 HTTP/1.1\r\n"), "{asked}");
+    assert!(asked.contains("accept-encoding: identity") && !asked.contains(API_TOKEN), "{asked}");
+
+    for other in ["127.0.0.1:1", "evil.example", "127.0.0.1", &format!("x@{name}"), &format!("{name}.evil.example")] {
+        let refused = fetch(format!("/images/fetch/{other}/a")).await?;
+        assert_eq!(refused.status(), 404, "{other}");
+        assert_eq!(refused.headers()["content-type"], "application/problem+json");
+    }
+    Ok(())
+}
