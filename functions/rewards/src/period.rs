@@ -68,13 +68,13 @@ impl Period {
     }
 
     /// Its first instant, Unix ms.
-    pub(crate) fn from_ms(self) -> i64 {
+    pub(crate) fn first_ms(self) -> i64 {
         self.first.midnight().assume_utc().unix_timestamp() * 1000 - SHANGHAI_MS
     }
 
     /// The first instant after it.
     pub(crate) fn to_ms(self) -> i64 {
-        self.from_ms() + DAYS * DAY_MS
+        self.first_ms() + DAYS * DAY_MS
     }
 
     /// `2020-09-22`.
@@ -96,7 +96,7 @@ mod tests {
     #[test]
     fn a_period_is_a_week_in_shanghai() {
         let period = Period::parse("2020-09-22").unwrap();
-        assert_eq!(clock::rfc3339(period.from_ms()), "2020-09-22T00:00:00.000+08:00");
+        assert_eq!(clock::rfc3339(period.first_ms()), "2020-09-22T00:00:00.000+08:00");
         assert_eq!(clock::rfc3339(period.to_ms()), "2020-09-29T00:00:00.000+08:00");
         assert_eq!(period.weekday().as_str(), "tuesday");
         for wrong in ["2020-9-22", "2020-02-30", "20200922", "2020-09-22T00", "", "2020-09-22-1", "+020-09-22"] {
@@ -110,7 +110,7 @@ mod tests {
             let weekday = Weekday::of_number(number).unwrap();
             let period = Period::containing(at_ms, weekday).unwrap();
             prop_assert_eq!(period.weekday(), weekday);
-            prop_assert!(period.from_ms() <= at_ms && at_ms < period.to_ms());
+            prop_assert!(period.first_ms() <= at_ms && at_ms < period.to_ms());
             if at_ms > 8 * DAY_MS {
                 prop_assert_eq!(Period::parse(&period.name()), Some(period));
             }

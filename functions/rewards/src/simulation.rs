@@ -747,7 +747,7 @@ impl Model {
             let terms = terms_at(period.to_ms() - 1);
             let mut sums: BTreeMap<&str, i64> = BTreeMap::new();
             for (user, points, at_ms) in &model.earned {
-                if (period.from_ms()..period.to_ms()).contains(at_ms) {
+                if (period.first_ms()..period.to_ms()).contains(at_ms) {
                     *sums.entry(user).or_default() += points;
                 }
             }

@@ -172,7 +172,7 @@ pub(super) async fn ranking(Path(id): Path<String>, request: Request) -> Result<
         Some(cursor) => cursor,
         None => (points::last(db).await?, 0),
     };
-    let (from_ms, to_ms) = period.map_or((0, i64::MAX), |period| (period.from_ms(), period.to_ms()));
+    let (from_ms, to_ms) = period.map_or((0, i64::MAX), |period| (period.first_ms(), period.to_ms()));
     let ranks = points::ranking(db, Scope { activity_id: &id, from_ms, to_ms, up_to }, offset, limit + 1).await?;
     Ok(Json(Page::of(ranks, limit, |rank| format!("{up_to}.{}", rank.rank))))
 }

@@ -332,7 +332,7 @@ pub(crate) async fn period(
         vec![
             of.activity_id.into(),
             after.into(),
-            of.period.from_ms().into(),
+            of.period.first_ms().into(),
             of.period.to_ms().into(),
             of.period.name().into(),
             users.into(),

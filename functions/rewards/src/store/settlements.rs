@@ -22,7 +22,7 @@ pub(crate) async fn users(db: &Db, of: Settled<'_>, after: &str, limit: i64) -> 
     let values = [
         of.activity_id.into(),
         after.into(),
-        of.period.from_ms().into(),
+        of.period.first_ms().into(),
         of.period.to_ms().into(),
         of.terms.settlement_points.into(),
         limit.into(),
@@ -51,7 +51,7 @@ pub(crate) async fn claim(db: &Db, of: Settled<'_>, users: &[String], now_ms: i6
         of.terms.settlement_cards.into(),
         of.activity_id.into(),
         json(&users)?.into(),
-        of.period.from_ms().into(),
+        of.period.first_ms().into(),
         of.period.to_ms().into(),
         of.period.name().into(),
         of.terms.settlement_card_fen.into(),
