@@ -15,6 +15,8 @@ mod partner;
 mod redis;
 mod routes;
 mod rules;
+#[cfg(test)]
+mod simulation;
 mod status;
 mod store;
 mod submission;

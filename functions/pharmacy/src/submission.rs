@@ -121,14 +121,15 @@ impl<C: Courier, P: Peer> Submissions<'_, C, P> {
         if matches!(answered.status, 401 | 403 | 429 | 503) {
             return Ok(Answer::Refused { status: answered.status, retry_after_ms: answered.retry_after_ms });
         }
+        let reply = self.partner.reply(answered.status, &answered.body);
         if !submits {
             // Of a cancellation only whether it came through is asked; a partner that never had the order says so.
-            return Ok(match answered.status {
-                200..=299 | 400 | 404 | 409 | 410 | 422 => Answer::Accepted,
-                status => Answer::Unreachable(format!("the pharmacy answered {status}")),
+            return Ok(match reply {
+                Reply::Unclear(reason) if answered.status != 404 => Answer::Unreachable(reason),
+                _ => Answer::Accepted,
             });
         }
-        match self.partner.reply(answered.status, &answered.body) {
+        match reply {
             Reply::Taken => Ok(Answer::Accepted),
             Reply::Unclear(reason) => Ok(Answer::Unreachable(reason)),
             Reply::Decided(event, reason) => {

@@ -1,16 +1,16 @@
 //! What a request costs, beside a hello world in the same process.
 //!
-//! - [`push`], [`images`]: and so on, what is measured: one file each, with its cases
+//! - [`push`], [`images`], [`pharmacy`]: what is measured, one file each, with its cases
 //! - [`wrk`]: what loads it
 
 mod images;
+mod pharmacy;
 mod push;
 pub(crate) mod wrk;
 
 use anyhow::{Context, Result, ensure};
 use harness::runtime::Kind;
 use harness::{Runtime, http_client};
-use reqwest::StatusCode;
 use serde_json::{Value, json};
 
 use super::report::{Report, Spread, rounded, thousands};
@@ -18,7 +18,10 @@ use super::{ANSWER_TIMEOUT, Settings, TOKEN, application};
 use wrk::{Sample, Wrk};
 
 /// What runs: no Redis triggers, and so no Redis.
-const COMPONENTS: [&str; 3] = ["push", "images", "probe"];
+const COMPONENTS: [&str; 4] = ["push", "pharmacy", "images", "probe"];
+
+/// Stands in a body for what no other request has.
+const NUMBER: &str = "@NUMBER@";
 
 /// A request that is sent again and again; with a body it is a `POST`.
 pub(crate) struct Request {
@@ -79,8 +82,10 @@ fn baseline() -> Request {
 pub(crate) async fn bench(kind: Kind, settings: &Settings) -> Result<()> {
     let mut cases = push::cases(settings.clients)?;
     cases.extend(images::cases(settings.clients));
+    cases.extend(pharmacy::cases(settings.clients));
     let folder = tempfile::tempdir()?;
     let runtime = application::builder(folder.path(), kind, &COMPONENTS)?.start().await?;
+    pharmacy::prepare(&runtime).await?;
     let wrk = Wrk::new()?;
     let mut report = Report::new("http", kind, settings);
     println!(
@@ -126,13 +131,13 @@ async fn measure(case: &Case, settings: &Settings, runtime: &Runtime, wrk: &Wrk)
     Ok(rounds)
 }
 
-/// The text that a request is answered with 200.
+/// The text that a request is answered with 2xx.
 async fn answer(runtime: &Runtime, request: &Request) -> Result<String> {
     let client = http_client(ANSWER_TIMEOUT);
     let url = runtime.url(request.path);
     let mut sending = match &request.body {
         None => client.get(&url),
-        Some(body) => client.post(&url).body(body.clone()),
+        Some(body) => client.post(&url).body(body.replace(NUMBER, "0")),
     };
     for (name, value) in &request.headers {
         sending = sending.header(*name, value);
@@ -140,7 +145,7 @@ async fn answer(runtime: &Runtime, request: &Request) -> Result<String> {
     let answer = sending.send().await.with_context(|| format!("{url} does not answer"))?;
     let status = answer.status();
     let text = answer.text().await?;
-    ensure!(status == StatusCode::OK, "{url} answered {status}: {text}");
+    ensure!(status.is_success(), "{url} answered {status}: {text}");
     Ok(text)
 }
 
