@@ -41,6 +41,7 @@ static CONFIG: Lazy<Config> = Lazy::new();
 static PHARMACIES: Lazy<Vec<Account>> = Lazy::new();
 static TOKENS: Lazy<Tokens> = Lazy::new();
 static DB: Lazy<Db> = Lazy::new();
+static EFFECTS: Lazy<Db> = Lazy::new();
 /// The rules in force when they were last looked for.
 static RULES: RwLock<Option<Arc<RuleSet>>> = RwLock::new(None);
 
@@ -51,6 +52,16 @@ static RULES: RwLock<Option<Arc<RuleSet>>> = RwLock::new(None);
 pub(crate) async fn db() -> Result<&'static Db, Problem> {
     let owners = [("outbox", outbox::MIGRATIONS), (FUNCTION, store::MIGRATIONS)];
     Ok(DB.get_or_try_init(db::spin::open(&owners)).await?)
+}
+
+/// The database for what an order's steps lead to: an order itself says what of that is still to be done, so that only
+/// its own commits wait for the disk.
+///
+/// # Errors
+/// As [`db`].
+pub(crate) async fn effects() -> Result<&'static Db, Problem> {
+    db().await?;
+    Ok(EFFECTS.get_or_try_init(db::spin::open_for_effects()).await?)
 }
 
 /// The configuration.

@@ -10,7 +10,7 @@ use shared::{
 };
 
 use crate::{
-    config::{config, db, rules},
+    config::{config, db, effects, rules},
     drain::{drain, read, sentence},
     intake::{FUNCTION, Intake, VERSION, log, until_ms},
     partner,
@@ -48,8 +48,14 @@ async fn from_stream() -> Result<(), Problem> {
     let config = config().await?;
     let courier = Deliveries { gateways: &config.gateways, path: EntryPath::Stream, version: VERSION };
     let db = db().await?;
-    let intake =
-        Intake { db, partners: partner::ALL, accounts: &config.accounts, courier: &courier, path: EntryPath::Stream };
+    let intake = Intake {
+        db,
+        effects: effects().await?,
+        partners: partner::ALL,
+        accounts: &config.accounts,
+        courier: &courier,
+        path: EntryPath::Stream,
+    };
     let rules = rules(db).await?;
     let started = Instant::now();
     let source = RedisStream::outbound(&config.stream.url, &config.stream.name, FUNCTION);
@@ -65,8 +71,14 @@ async fn from_channel(payload: &[u8]) -> Result<(), Problem> {
     let config = config().await?;
     let courier = Deliveries { gateways: &config.gateways, path: EntryPath::Redis, version: VERSION };
     let db = db().await?;
-    let intake =
-        Intake { db, partners: partner::ALL, accounts: &config.accounts, courier: &courier, path: EntryPath::Redis };
+    let intake = Intake {
+        db,
+        effects: effects().await?,
+        partners: partner::ALL,
+        accounts: &config.accounts,
+        courier: &courier,
+        path: EntryPath::Redis,
+    };
     let order = match payload.len() {
         ..=JSON_LIMIT => read(&intake, payload),
         _ => Err(format!("the payload may have {JSON_LIMIT} bytes")),

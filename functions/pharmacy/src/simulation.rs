@@ -324,7 +324,14 @@ struct Stage {
 
 impl Stage {
     fn intake<'a>(&'a self, gateway: &'a Gateway) -> Intake<'a, Gateway> {
-        Intake { db: &self.db, partners: &PARTNERS, accounts: &self.accounts, courier: gateway, path: EntryPath::Http }
+        Intake {
+            db: &self.db,
+            effects: &self.db,
+            partners: &PARTNERS,
+            accounts: &self.accounts,
+            courier: gateway,
+            path: EntryPath::Http,
+        }
     }
 
     fn promise(&self, order_no: &str, what: &'static str) {

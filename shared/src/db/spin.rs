@@ -34,6 +34,18 @@ pub async fn open(owners: &[(&str, &[Migration])]) -> Result<Db, DbError> {
     connect().await
 }
 
+/// Opens another connection to a database that [`open`] has migrated, for effects that are repeated as long as nothing
+/// says that they were had: a power cut may undo its last commits, in whole and in their order, so that they cost no
+/// wait for the disk. A later commit of an ordinary connection makes them last.
+///
+/// # Errors
+/// Those of the runtime; the next call tries again.
+pub async fn open_for_effects() -> Result<Db, DbError> {
+    let db = connect().await?;
+    db.execute("PRAGMA synchronous = NORMAL", []).await?;
+    Ok(db)
+}
+
 async fn connect() -> Result<Db, DbError> {
     let connection = sqlite::Connection::open(DATABASE).await.map_err(DbError::from)?;
     let db = Db::new(Spin(connection));

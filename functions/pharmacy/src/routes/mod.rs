@@ -29,7 +29,7 @@ use shared::{
 };
 
 use crate::{
-    config::{Config, config, db, tokens},
+    config::{Config, config, db, effects, tokens},
     intake::{Intake, VERSION},
     partner,
 };
@@ -74,6 +74,7 @@ async fn intake(config: &'static Config) -> Result<Intake<'static, Deliveries<'s
         async { Ok::<_, Problem>(Deliveries { gateways: &config.gateways, path: EntryPath::Http, version: VERSION }) };
     Ok(Intake {
         db: db().await?,
+        effects: effects().await?,
         partners: partner::ALL,
         accounts: &config.accounts,
         courier: COURIER.get_or_try_init(make).await?,

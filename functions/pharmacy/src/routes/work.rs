@@ -78,7 +78,7 @@ pub(super) async fn submit_these(
     let Some(account) = pharmacies().await?.get(index.unwrap_or(usize::MAX)) else { return Ok(()) };
     let queue = queue(partner);
     let courier = Submissions { partner, account, queue: &queue, peer: &Outbound, intake };
-    let outbox = Outbox { db: intake.db, courier: &courier, function: FUNCTION };
+    let outbox = Outbox { db: intake.effects, courier: &courier, function: FUNCTION };
     outbox.deliver(Whose::These(ids), ids.len(), until_ms).await?;
     Ok(())
 }
@@ -88,7 +88,7 @@ async fn submit_due(intake: HttpIntake, until_ms: i64) -> Result<BTreeMap<&'stat
     let each = partner::ALL.iter().zip(pharmacies().await?).map(async |(partner, account)| {
         let queue = queue(*partner);
         let courier = Submissions { partner: *partner, account, queue: &queue, peer: &Outbound, intake };
-        let outbox = Outbox { db: intake.db, courier: &courier, function: FUNCTION };
+        let outbox = Outbox { db: intake.effects, courier: &courier, function: FUNCTION };
         let tally = outbox.deliver(Whose::Any, usize::MAX, until_ms).await?;
         Ok::<_, Problem>((partner.name(), Done { tally, pending: outbox.pending().await? }))
     });
@@ -188,7 +188,7 @@ pub(super) async fn stats(request: Request) -> Result<Json<Doing>, Problem> {
     for (partner, account) in partner::ALL.iter().zip(pharmacies().await?) {
         let queue = queue(*partner);
         let courier = Submissions { partner: *partner, account, queue: &queue, peer: &Outbound, intake };
-        let outbox = Outbox { db: intake.db, courier: &courier, function: FUNCTION };
+        let outbox = Outbox { db: intake.effects, courier: &courier, function: FUNCTION };
         pending.insert(partner.name(), outbox.pending().await?);
     }
     let orders = store::count(intake.db).await?.into_iter().collect();
