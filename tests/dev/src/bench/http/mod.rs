@@ -8,6 +8,8 @@ mod pharmacy;
 mod push;
 pub(crate) mod wrk;
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use anyhow::{Context, Result, ensure};
 use harness::runtime::Kind;
 use harness::{Runtime, http_client};
@@ -20,10 +22,8 @@ use wrk::{Sample, Wrk};
 /// What runs: no Redis triggers, and so no Redis.
 const COMPONENTS: [&str; 4] = ["push", "pharmacy", "images", "probe"];
 
-/// Stands in a body for what no other request has.
-const NUMBER: &str = "@NUMBER@";
-
 /// A request that is sent again and again; with a body it is a `POST`.
+#[derive(Clone)]
 pub(crate) struct Request {
     path: &'static str,
     headers: Vec<(&'static str, String)>,
@@ -46,6 +46,13 @@ impl Request {
     /// Where it is sent.
     pub(crate) const fn path(&self) -> &'static str {
         self.path
+    }
+
+    /// The same; where it is numbered, past all numbers of earlier runs, which begin a millisecond apart at least.
+    fn renumbered(&self) -> Self {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let number = u64::try_from(since.as_millis()).unwrap_or_default() * 1_000;
+        Self { numbered_from: self.numbered_from.map(|_| number), ..self.clone() }
     }
 
     /// Numbered past `number`.
@@ -111,7 +118,7 @@ async fn measure(case: &Case, settings: &Settings, runtime: &Runtime, wrk: &Wrk)
 
     let sample = async |request: &Request| {
         let url = runtime.url(request.path);
-        wrk.run(&url, request, case.clients, settings.seconds).await
+        wrk.run(&url, &request.renumbered(), case.clients, settings.seconds).await
     };
     // To warm up.
     sample(&baseline).await?;
@@ -137,7 +144,7 @@ async fn answer(runtime: &Runtime, request: &Request) -> Result<String> {
     let url = runtime.url(request.path);
     let mut sending = match &request.body {
         None => client.get(&url),
-        Some(body) => client.post(&url).body(body.replace(NUMBER, "0")),
+        Some(body) => client.post(&url).body(body.replace("{n}", "0")),
     };
     for (name, value) in &request.headers {
         sending = sending.header(*name, value);

@@ -5,7 +5,7 @@ use anyhow::{Result, ensure};
 use harness::{Runtime, http_client};
 use serde_json::{Value, json};
 
-use super::{Case, NUMBER, Request};
+use super::{Case, Request};
 use crate::bench::{ANSWER_TIMEOUT, TOKEN};
 
 const RULES: u64 = 12;
@@ -23,7 +23,7 @@ pub(crate) async fn prepare(runtime: &Runtime) -> Result<()> {
 pub(crate) fn cases(clients: u32) -> Vec<Case> {
     let kept = Case {
         name: "pharmacy/orders",
-        request: Request::post("/pharmacy/orders", "application/json", order(&format!("ST-{NUMBER}")).to_string()),
+        request: Request::post("/pharmacy/orders", "application/json", order("ST-{n}").to_string()).numbered_from(0),
         clients,
         unit: "orders",
         units_per_request: 1,

@@ -7,16 +7,6 @@ function init(args)
       wrk.method = "POST"
       wrk.body = file:read("*a")
       file:close()
-      -- What no other request has, of this run or of another: most bodies have no place for it.
-      local first, last = wrk.body:find("@NUMBER@", 1, true)
-      if first then
-         local before, after = wrk.body:sub(1, first - 1), wrk.body:sub(last + 1)
-         local run, count = os.time(), 0
-         request = function()
-            count = count + 1
-            return wrk.format(nil, nil, nil, before .. run .. "-" .. count .. after)
-         end
-      end
    end
    local number = tonumber(args[2])
    if number then
