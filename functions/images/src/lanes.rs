@@ -67,7 +67,36 @@ pub(crate) fn host_run(bytes: &[u8], most: usize) -> usize {
     run + rest.iter().take_while(|byte| is_host(**byte)).count()
 }
 
-/// The same at the end.
+/// How many bytes there are at the beginning that a URL's path holds and that mean themselves in every escaping:
+/// letters, digits, `-`, `.`, `_`, `~` and `/`. Whole lanes, and what the first other byte ends; `None` if the end of
+/// the bytes comes before.
+pub(crate) fn path_run(bytes: &[u8], most: usize) -> Option<usize> {
+    let mut run = 0;
+    for lane in bytes.as_chunks::<LANES>().0 {
+        let mask = are_path(*lane);
+        if mask != 0xFFFF {
+            return Some(run + mask.trailing_ones() as usize);
+        }
+        run += LANES;
+        if run >= most {
+            return None;
+        }
+    }
+    None
+}
+
+fn are_path(bytes: [u8; LANES]) -> u32 {
+    let bytes = u8x16::new(bytes);
+    let within = |bytes: u8x16, low: u8, high: u8| {
+        bytes.max(u8x16::splat(low)).simd_eq(bytes) & bytes.min(u8x16::splat(high)).simd_eq(bytes)
+    };
+    let is = |byte: u8| bytes.simd_eq(u8x16::splat(byte));
+    let letter = within(bytes | u8x16::splat(0x20), b'a', b'z');
+    // From `-` to `9` there are just these.
+    (letter | within(bytes, b'-', b'9') | is(b'_') | is(b'~')).to_bitmask()
+}
+
+/// [`host_run`] at the end.
 pub(crate) fn host_run_back(bytes: &[u8], most: usize) -> usize {
     let (rest, lanes) = bytes.as_rchunks::<LANES>();
     let mut run = 0;
@@ -122,6 +151,18 @@ mod tests {
                 assert_eq!(are_host(lane), u32::from(is_host(byte)) << place, "{byte} {place}");
             }
         }
+    }
+
+    #[test]
+    fn a_lane_knows_every_byte_of_a_plain_path() {
+        for byte in 0..=255_u8 {
+            let mut lane = [b'"'; LANES];
+            lane[5] = byte;
+            let is_path = byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte);
+            assert_eq!(are_path(lane), u32::from(is_path) << 5, "{byte}");
+        }
+        assert_eq!(path_run(b"/a/b.jpg\" and sixteen", 100), Some(8));
+        assert_eq!(path_run(b"/a/b.jpg", 100), None);
     }
 
     proptest! {

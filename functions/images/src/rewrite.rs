@@ -12,7 +12,7 @@ use shared::rollout::{Percent, bucket};
 use crate::{
     escaping::{Ampersand, Style, Token, colon_before, is_url, slash_before, token},
     finder::Finder,
-    lanes::{append, host_run, host_run_back, is_host},
+    lanes::{append, host_run, host_run_back, is_host, path_run},
     rules::{Caller, Fate, HOST_MAX, Rules},
     scan,
     unlawful::Unlawful,
@@ -377,7 +377,16 @@ impl Rewriter {
         if !suspect && !by_url && !signed {
             return Ok(active.map_or(Verdict::Leave, |rule| Verdict::Rewrite { rule, insert: None }));
         }
-        let Some(rest) = rest(input, authority, head.style, last, path, query)? else {
+        let found = match plain_path(input, authority, head.style) {
+            Some(end) => {
+                path.clear();
+                query.clear();
+                append(path, input.get(authority.end..end).unwrap_or_default());
+                Some(Rest { end, insert: end, query: None, ampersand: Ampersand::Raw })
+            }
+            None => rest(input, authority, head.style, last, path, query)?,
+        };
+        let Some(rest) = found else {
             // Too long to be looked at: without what it needs to work, it had better stay.
             return Ok(match active {
                 Some(rule) if !by_url && !signed => Verdict::Rewrite { rule, insert: None },
@@ -561,6 +570,15 @@ fn is_user(input: &[u8], at: usize, last: bool) -> Result<bool, More> {
         None if rest.len() < USER_MAX && !last => Err(More),
         None => Ok(false),
     }
+}
+
+/// Where a path ends that is written as it is and that nothing but a quote, a space or a tag ends: what most are.
+fn plain_path(input: &[u8], authority: Authority, style: Style) -> Option<usize> {
+    let rest = input.get(authority.end..)?;
+    let length = if style == Style::Plain && rest.starts_with(b"/") { path_run(rest, URL_MAX)? } else { return None };
+    let is_mark = rest.get(length - 1) == Some(&b'.');
+    let ends = matches!(rest.get(length), Some(b'"' | b'\'' | b' ' | b'\n' | b'<' | b'>'));
+    (ends && !is_mark).then_some(authority.end + length)
 }
 
 /// What follows a URL's authority, with its path and query unescaped; `None` if that is too long.

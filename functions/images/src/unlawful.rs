@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use hashbrown::HashSet;
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh64::xxh64;
 
 use crate::{rules::Rules, sign::PARAMETERS};
 
@@ -20,20 +20,29 @@ pub(crate) struct Unlawful {
     /// Those that have come since.
     more: HashSet<u64>,
     /// The hosts that they are on.
-    hosts: HashSet<Box<[u8]>>,
+    hosts: Vec<Box<[u8]>>,
+    /// Their hashes.
+    hashes: HashSet<u64>,
 }
 
 impl Unlawful {
     /// Of keys as [`sorted`] lays them, and of their hosts.
     pub(crate) fn new<'a>(sorted: Bytes, hosts: impl IntoIterator<Item = &'a str>) -> Self {
-        let hosts = hosts.into_iter().map(|host| host.as_bytes().into()).collect();
-        Self { sorted, more: HashSet::new(), hosts }
+        let mut unlawful = Self { sorted, ..Self::default() };
+        hosts.into_iter().for_each(|host| unlawful.add_host(host));
+        unlawful
     }
 
     /// Adds an image.
     pub(crate) fn add(&mut self, keys: &Keys) {
         self.more.extend(&keys.images);
-        self.hosts.extend(keys.hosts.iter().map(|host| host.as_bytes().into()));
+        keys.hosts.iter().for_each(|host| self.add_host(host));
+    }
+
+    fn add_host(&mut self, host: &str) {
+        if self.hashes.insert(xxh64(host.as_bytes(), 0)) {
+            self.hosts.push(host.as_bytes().into());
+        }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -42,7 +51,7 @@ impl Unlawful {
 
     /// Whether any is on this lower-case host.
     pub(crate) fn has_host(&self, host: &[u8]) -> bool {
-        !self.is_empty() && self.hosts.contains(host)
+        !self.is_empty() && self.hashes.contains(&xxh64(host, 0))
     }
 
     /// The hosts.
@@ -51,7 +60,7 @@ impl Unlawful {
     }
 
     fn has(&self, key: u64) -> bool {
-        self.more.contains(&key) || self.is_sorted_in(key)
+        (!self.more.is_empty() && self.more.contains(&key)) || self.is_sorted_in(key)
     }
 
     /// Keys are spread evenly, so that a key's value tells about where it lies.
@@ -59,7 +68,7 @@ impl Unlawful {
         let count = self.sorted.len() / KEY;
         let at =
             |place: usize| self.sorted.get(place * KEY..)?.first_chunk::<KEY>().map(|bytes| u64::from_be_bytes(*bytes));
-        let guess = (u128::from(key) * count as u128) >> 64;
+        let guess = ((key >> 32) * u64::try_from(count).unwrap_or(u64::MAX).min(1 << 31)) >> 32;
         let mut place = usize::try_from(guess).unwrap_or_default().min(count.saturating_sub(1));
         while place > 0 && at(place).is_some_and(|found| found > key) {
             place -= 1;
@@ -72,12 +81,21 @@ impl Unlawful {
 
     /// Whether the image with this lower-case host, path and query is one. `scratch` is overwritten.
     pub(crate) fn holds(&self, host: &[u8], path: &[u8], query: &[u8], scratch: &mut Vec<u8>) -> bool {
-        write_image(host, path, scratch);
-        if self.has(xxh3_64(scratch)) {
+        let host = xxh64(host, 0);
+        if query.is_empty() && !has_escape(path) {
+            return self.has(key(host, if path.is_empty() { b"/" } else { path }));
+        }
+        write_path(path, scratch);
+        if self.has(key(host, scratch)) {
             return true;
         }
-        write_query(query, scratch) && self.has(xxh3_64(scratch))
+        write_query(query, scratch) && self.has(key(host, scratch))
     }
+}
+
+/// The key of an image on the host with this hash.
+fn key(host: u64, path_and_query: &[u8]) -> u64 {
+    xxh64(path_and_query, host)
 }
 
 /// Big-endian keys in their order, each once.
@@ -130,20 +148,18 @@ impl Image {
         });
         hosts.dedup();
         let mut text = Vec::new();
-        let image = |host: &String| {
-            write_image(host.as_bytes(), self.path.as_bytes(), &mut text);
-            write_query(self.query.as_bytes(), &mut text);
-            xxh3_64(&text)
-        };
+        write_path(self.path.as_bytes(), &mut text);
+        write_query(self.query.as_bytes(), &mut text);
+        let image = |host: &String| key(xxh64(host.as_bytes(), 0), &text);
         Keys { images: hosts.iter().map(image).collect(), hosts }
     }
 
     /// Its key under its own host.
     pub(crate) fn key(&self) -> u64 {
         let mut text = Vec::new();
-        write_image(self.host.as_bytes(), self.path.as_bytes(), &mut text);
+        write_path(self.path.as_bytes(), &mut text);
         write_query(self.query.as_bytes(), &mut text);
-        xxh3_64(&text)
+        key(xxh64(self.host.as_bytes(), 0), &text)
     }
 
     /// Whether it is the image that this URL shows.
@@ -152,10 +168,14 @@ impl Image {
     }
 }
 
-/// Host and path, the path's escapes undone: `%20` and what else may be written in two ways is the same.
-fn write_image(host: &[u8], path: &[u8], text: &mut Vec<u8>) {
+/// Whether a path has what [`write_path`] undoes.
+fn has_escape(path: &[u8]) -> bool {
+    memchr::memchr(b'%', path).is_some()
+}
+
+/// The path, its escapes undone: `%20` and what else may be written in two ways is the same.
+fn write_path(path: &[u8], text: &mut Vec<u8>) {
     text.clear();
-    text.extend_from_slice(host);
     if path.is_empty() {
         text.push(b'/');
     }
@@ -244,10 +264,10 @@ mod tests {
 
     #[test]
     fn every_key_of_many_is_found_and_no_other() {
-        let keys: Vec<u64> = (0..100_000_u64).map(|number| xxh3_64(&number.to_be_bytes())).collect();
+        let keys: Vec<u64> = (0..100_000_u64).map(|number| xxh64(&number.to_be_bytes(), 0)).collect();
         let set = Unlawful::new(sorted(keys.clone()).into(), ["a"]);
         assert!(keys.iter().all(|key| set.is_sorted_in(*key)));
-        assert!((100_000..200_000_u64).all(|number| !set.is_sorted_in(xxh3_64(&number.to_be_bytes()))));
+        assert!((100_000..200_000_u64).all(|number| !set.is_sorted_in(xxh64(&number.to_be_bytes(), 0))));
         for (key, count) in [(0, 0), (u64::MAX, 0), (0, 1), (u64::MAX, 1)] {
             assert_eq!(Unlawful::new(sorted(vec![0; count]).into(), ["a"]).is_sorted_in(key), count == 1 && key == 0);
         }

@@ -200,7 +200,8 @@ impl<'a, C: Courier> Intake<'a, C> {
         let mut new: Vec<&str> = inserted.iter().map(String::as_str).collect();
         let mut placed = Vec::with_capacity(rows.len());
         for row in &rows {
-            let Some(kept) = kept.get(row.order_no.as_str()) else { continue };
+            let kept = kept.get(row.order_no.as_str());
+            let kept = kept.ok_or_else(|| DbError::Other("an order that is kept cannot be read".into()))?;
             let is_new = new.iter().position(|number| *number == row.order_no).map(|place| new.swap_remove(place));
             let answer = Answer::of(kept, kept.placed_as);
             let (outcome, said) = match is_new {
@@ -438,7 +439,7 @@ impl<'a, C: Courier> Intake<'a, C> {
             self.outbox().deliver(Whose::These(&ids), ids.len(), until_ms).await?;
         }
         static CALLS: AtomicU32 = AtomicU32::new(0);
-        if CALLS.fetch_add(1, Ordering::Relaxed) % EVERY == 0 {
+        if CALLS.fetch_add(1, Ordering::Relaxed).is_multiple_of(EVERY) {
             self.outbox().deliver(Whose::Any, OVERDUE, until_ms).await?;
         }
         Ok(())

@@ -271,6 +271,33 @@ async fn an_orders_number_is_one_order() -> Result<()> {
 }
 
 #[tokio::test]
+async fn orders_that_come_at_once_are_each_answered_for_themselves() -> Result<()> {
+    let app = App::http(|builder| builder).await?;
+    let mut other = order("ST-0");
+    other["amount_fen"] = json!(1);
+    let mut orders: Vec<Value> = (0..60).map(|number| order(&format!("ST-{}", number % 40))).collect();
+    orders.extend([other, order("ZZ-1"), with_lines("ST-77", json!([line("rx", 1, None)]))]);
+    let posts = orders.iter().map(|order| {
+        let request = app.post("/pharmacy/orders").body(order.to_string());
+        tokio::spawn(answered(request))
+    });
+    let posts: Vec<_> = posts.collect();
+    let mut statuses = std::collections::BTreeMap::new();
+    for (order, post) in orders.iter().zip(posts) {
+        let (status, answer) = post.await??;
+        *statuses.entry(status).or_insert(0) += 1;
+        if status < 300 {
+            assert_eq!(answer["order_no"], order["order_no"]);
+            let expected = if order["order_no"] == "ST-77" { "under_review" } else { "awaiting_payment" };
+            assert_eq!(answer["status"], expected);
+        }
+    }
+    assert_eq!(statuses.get(&201), Some(&41), "{statuses:?}");
+    assert_eq!((statuses.get(&409), statuses.get(&422)), (Some(&1), Some(&1)), "{statuses:?}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn rules_reject_or_queue_and_the_first_pharmacist_decides() -> Result<()> {
     let pharmacy = Pharmacy::start()?;
     let app = app_with(&pharmacy).await?;

@@ -67,8 +67,11 @@ async fn allowed(role: Role, headers: &HeaderMap) -> Result<&'static Config, Pro
     config().await
 }
 
+/// The way in as HTTP calls have it.
+type HttpIntake = Intake<'static, Deliveries<'static>>;
+
 /// The way in, for an HTTP call.
-async fn intake(config: &'static Config) -> Result<Intake<'static, Deliveries<'static>>, Problem> {
+async fn intake(config: &'static Config) -> Result<HttpIntake, Problem> {
     static COURIER: Lazy<Deliveries<'static>> = Lazy::new();
     let make =
         async { Ok::<_, Problem>(Deliveries { gateways: &config.gateways, path: EntryPath::Http, version: VERSION }) };

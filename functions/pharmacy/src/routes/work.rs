@@ -11,7 +11,6 @@ use serde::Serialize;
 use shared::{
     auth::Role,
     clock,
-    gateway::Deliveries,
     outbox::{
         Outbox, Tally, Whose,
         ledger::{self, Entry, State},
@@ -21,10 +20,10 @@ use shared::{
     stream::{Drained, RedisStream},
 };
 
-use super::{allowed, intake};
+use super::{HttpIntake, allowed, intake};
 use crate::{
     config::{Config, db, pharmacies, rules},
-    intake::{FUNCTION, Intake, until_ms},
+    intake::{FUNCTION, until_ms},
     partner::{self, Partner},
     store,
     submission::{Outbound, Submissions, queue},
@@ -34,8 +33,6 @@ use crate::{
 const SECONDS: u64 = 10;
 /// The most that it may ask for: Fermyon Wasm Functions end a request after 30 s.
 const SECONDS_MAX: u64 = 25;
-
-type HttpIntake = Intake<'static, Deliveries<'static>>;
 
 /// What a delivery did, and what it left.
 #[derive(Serialize)]

@@ -54,8 +54,7 @@ async fn race<F: Future<Output = Vec<String>>>(hand_out: impl Fn(Db, String) -> 
         }
     });
     join_all(clients).await;
-    let handed = handed.lock().unwrap().clone();
-    handed
+    std::mem::take(&mut *handed.lock().unwrap())
 }
 
 const POOL: Pool<'static> = Pool { activity_id: "a", fen: 2_000 };
