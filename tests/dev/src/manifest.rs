@@ -111,9 +111,11 @@ mod tests {
     }
 
     #[test]
-    fn the_real_manifest_has_four_functions_on_each_trigger_and_a_doorbell() {
+    fn the_real_manifest_has_four_functions_on_each_trigger_and_a_doorbell_for_each_stream() {
         let manifest = Manifest::read(&harness::workspace_root().join("spin.toml")).unwrap();
         assert_eq!(manifest.packages(), ["images", "pharmacy", "push", "rewards"]);
-        assert_eq!((manifest.routes().len(), manifest.channels().len()), (4, 5));
+        let channels = manifest.channels();
+        let doorbells = channels.iter().filter(|(channel, _)| channel.starts_with("__keyspace@0__:")).count();
+        assert_eq!((manifest.routes().len(), channels.len(), doorbells), (4, 7, 3));
     }
 }
