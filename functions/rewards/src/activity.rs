@@ -114,7 +114,11 @@ impl NewActivity {
     /// Every fault of it.
     pub(crate) fn read(body: &Value<'_>) -> Result<Self, Vec<Fault>> {
         let mut fields = Fields::of(body, "");
+        // A key names its activity first, and ends that name by a colon.
         let id = fields.id("id");
+        if id.as_ref().is_some_and(|id| id.as_str().contains(':')) {
+            fields.fault("id", "must have no `:`");
+        }
         let name = fields.text("name", NAME_MAX);
         let starts_at_ms = fields.instant("starts_at");
         let ends_at_ms = fields.instant("ends_at");

@@ -11,6 +11,7 @@ use crate::{
     store::{
         activities,
         audit::{self, Finding, Table, Totals, Window},
+        searches::{self, Search},
         settlements::Settled,
     },
 };
@@ -23,6 +24,9 @@ pub(crate) struct Audit {
     db: Db,
     activity: Activity,
     now_ms: i64,
+    tables: &'static [Table],
+    /// Periods that ended before it are not looked at.
+    periods_from_ms: i64,
     stage: Stage,
     totals: Totals,
     findings: BTreeMap<&'static str, u64>,
@@ -52,8 +56,24 @@ pub(crate) enum Line {
 impl Audit {
     /// Of `activity`, as of `now_ms`.
     pub(crate) fn new(db: Db, activity: Activity, now_ms: i64) -> Self {
-        let (totals, findings) = (Totals::default(), BTreeMap::new());
-        Self { db, activity, now_ms, stage: Stage::Table(0, 0), totals, findings }
+        Self {
+            db,
+            activity,
+            now_ms,
+            tables: Table::ALL,
+            periods_from_ms: 0,
+            stage: Stage::Table(0, 0),
+            totals: Totals::default(),
+            findings: BTreeMap::new(),
+        }
+    }
+
+    /// Of what claims alone show, from where the last such search ended.
+    pub(crate) async fn of_claims(db: Db, activity: Activity, now_ms: i64) -> Result<Self, DbError> {
+        let after = searches::after(&db, &activity.id, Search::Claims).await?;
+        let periods_from_ms = searches::after(&db, &activity.id, Search::Periods).await?;
+        let stage = Stage::Table(0, after);
+        Ok(Self { tables: &[Table::Claims], periods_from_ms, stage, ..Self::new(db, activity, now_ms) })
     }
 
     /// The next lines, maybe none; `None` at the end.
@@ -76,8 +96,8 @@ impl Audit {
     }
 
     async fn table(&mut self, number: usize, after: i64) -> Result<Vec<Finding>, DbError> {
-        let Some(table) = Table::ALL.get(number).copied() else {
-            self.stage = Stage::Period(0, String::new());
+        let Some(table) = self.tables.get(number).copied() else {
+            self.stage = Stage::Period(self.periods_from_ms, String::new());
             return Ok(Vec::new());
         };
         let Some(last) = audit::window(&self.db, table, after, STEP).await? else {
@@ -85,14 +105,17 @@ impl Audit {
             return Ok(Vec::new());
         };
         let window = Window { activity_id: &self.activity.id, after, last };
-        let found = audit::look(&self.db, table, window, &mut self.totals).await?;
+        let found = audit::look(&self.db, table, window, self.now_ms, &mut self.totals).await?;
         self.stage = Stage::Table(number, last);
         Ok(found)
     }
 
     async fn period(&mut self, from_ms: i64, after: String) -> Result<Vec<Finding>, DbError> {
-        let at_ms = audit::next_points(&self.db, &self.activity.id, from_ms).await?;
-        let period = at_ms.and_then(|at_ms| Period::containing(at_ms, self.activity.weekday_start));
+        let containing = |at_ms| Period::containing(at_ms, self.activity.weekday_start);
+        let earned = audit::next_points(&self.db, &self.activity.id, from_ms).await?.and_then(containing);
+        let from = containing(from_ms).map(Period::name).unwrap_or_default();
+        let settled = audit::next_settled(&self.db, &self.activity.id, &from).await?;
+        let period = [earned, settled].into_iter().flatten().min_by_key(|period| period.first_ms());
         let Some(period) = period.filter(|period| period.to_ms() <= self.now_ms) else {
             self.stage = Stage::Done;
             return Ok(Vec::new());
@@ -111,7 +134,7 @@ impl Audit {
     }
 }
 
-/// The claims that an audit finds issued without reason, at most `limit`, past those it found before.
+/// The next claims that an audit finds issued without reason, maybe none; `None` at the end.
 pub(crate) async fn over_issued(audit: &mut Audit) -> Result<Option<Vec<String>>, DbError> {
     let Some(lines) = audit.next().await? else { return Ok(None) };
     let over = |line: Line| match line {
@@ -119,4 +142,18 @@ pub(crate) async fn over_issued(audit: &mut Audit) -> Result<Option<Vec<String>>
         _ => None,
     };
     Ok(Some(lines.into_iter().filter_map(over).collect()))
+}
+
+/// Notes how far an audit [`of_claims`](Audit::of_claims) came: the next one begins there.
+pub(crate) async fn note(audit: &Audit) -> Result<(), DbError> {
+    let (db, id) = (&audit.db, &audit.activity.id);
+    match audit.stage {
+        Stage::Table(0, after) => searches::note(db, id, Search::Claims, after).await,
+        Stage::Table(..) => Ok(()),
+        Stage::Period(from_ms, _) => searches::note(db, id, Search::Periods, from_ms).await,
+        Stage::Done => {
+            searches::note(db, id, Search::Claims, 0).await?;
+            searches::note(db, id, Search::Periods, 0).await
+        }
+    }
 }

@@ -31,6 +31,10 @@ pub(crate) enum Format {
     Csv(Option<[Option<usize>; 4]>),
 }
 
+/// The line names columns, and not those of a card: nothing of the import can be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct WrongColumns(pub(crate) String);
+
 impl Format {
     /// CSV, whose first line may name the columns.
     pub(crate) const fn csv() -> Self {
@@ -38,33 +42,35 @@ impl Format {
     }
 
     /// Reads a line; `None` if it names the columns.
-    pub(crate) fn read(&mut self, line: &Line) -> Option<Result<Card, String>> {
-        let Some(bytes) = &line.bytes else { return Some(Err(format!("the line is over {LINE_LIMIT} bytes"))) };
-        match self {
-            Self::Ndjson => Some(from_json(bytes)),
-            Self::Csv(columns) => {
-                let record = match record(bytes) {
-                    Ok(record) => record,
-                    Err(reason) => return Some(Err(reason)),
-                };
-                if let Some(columns) = columns {
-                    return Some(from_record(&record, columns));
-                }
-                let named = record.iter().any(|field| field.trim_start_matches('\u{feff}').trim() == "card_no");
-                if !named {
-                    return Some(from_record(&record, columns.insert([Some(0), Some(1), Some(2), Some(3)])));
-                }
-                let trimmed: Vec<_> = record.iter().map(|field| field.trim_start_matches('\u{feff}').trim()).collect();
-                let found = NAMES.map(|name| trimmed.iter().position(|field| *field == name));
-                let unknown = trimmed.iter().find(|field| !NAMES.contains(*field));
-                let missing = NAMES.iter().zip(found).find(|(name, found)| **name != "expires_at" && found.is_none());
-                *columns = Some(found);
-                match (unknown, missing) {
-                    (Some(unknown), _) => Some(Err(format!("the column `{unknown}` is unknown"))),
-                    (_, Some((missing, _))) => Some(Err(format!("the column `{missing}` is missing"))),
-                    _ => None,
-                }
-            }
+    ///
+    /// # Errors
+    /// If it names others than a card has: a card whose expiry is called otherwise would never expire.
+    pub(crate) fn read(&mut self, line: &Line) -> Result<Option<Result<Card, String>>, WrongColumns> {
+        let Some(bytes) = &line.bytes else { return Ok(Some(Err(format!("the line is over {LINE_LIMIT} bytes")))) };
+        let columns = match self {
+            Self::Ndjson => return Ok(Some(from_json(bytes))),
+            Self::Csv(columns) => columns,
+        };
+        let record = match record(bytes) {
+            Ok(record) => record,
+            Err(reason) => return Ok(Some(Err(reason))),
+        };
+        if let Some(columns) = columns {
+            return Ok(Some(from_record(&record, columns)));
+        }
+        let names: Vec<_> = record.iter().map(|field| field.trim_start_matches('\u{feff}').trim()).collect();
+        if !names.iter().any(|name| NAMES.contains(name)) {
+            return Ok(Some(from_record(&record, columns.insert([Some(0), Some(1), Some(2), Some(3)]))));
+        }
+        let found = NAMES.map(|name| names.iter().position(|field| *field == name));
+        let unknown = names.iter().filter(|name| !NAMES.contains(*name)).map(|name| format!("`{name:.64}` is unknown"));
+        let missing = NAMES.iter().zip(found).filter(|(name, found)| **name != "expires_at" && found.is_none());
+        let wrong: Vec<_> = unknown.chain(missing.map(|(name, _)| format!("`{name}` is missing"))).collect();
+        if wrong.is_empty() {
+            *columns = Some(found);
+            Ok(None)
+        } else {
+            Err(WrongColumns(format!("the columns are {}: {}", NAMES.join(", "), wrong.join(", "))))
         }
     }
 }
@@ -159,7 +165,7 @@ mod tests {
     }
 
     fn read(format: &mut Format, text: &str) -> Option<Result<(String, String, i64, bool), String>> {
-        let card = format.read(&line(text))?;
+        let card = format.read(&line(text)).unwrap()?;
         Some(card.map(|card| (card.card_no.to_string(), card.secret, card.fen, card.expires_at_ms.is_some())))
     }
 
@@ -192,7 +198,17 @@ mod tests {
             read(&mut Format::Ndjson, r#"{"card_no":"6001","secret":"S-1","fen":"2000"}"#).unwrap().unwrap_err();
         assert!(reason.contains("fen must") && !reason.contains("S-1"), "{reason}");
         assert!(read(&mut Format::Ndjson, "nothing").unwrap().is_err());
-        let reason = read(&mut Format::csv(), "card_no,secret").unwrap().unwrap_err();
-        assert!(reason.contains("`fen` is missing"), "{reason}");
+    }
+
+    #[test]
+    fn columns_that_are_no_cards_refuse_the_import() {
+        for (names, wrong) in [
+            ("card_no,secret", "`fen` is missing"),
+            ("card_no,secret,fen,expiry", "`expiry` is unknown"),
+            ("number,secret,fen", "`number` is unknown, `card_no` is missing"),
+        ] {
+            let WrongColumns(reason) = Format::csv().read(&line(names)).err().unwrap();
+            assert!(reason.ends_with(wrong), "{reason}");
+        }
     }
 }

@@ -18,9 +18,10 @@ use crate::{
     period::Period,
     store::{
         activities, cards,
-        claims::{self, Due},
+        claims::{self, Due, Recall},
         events::{self, Earned, KnownRow},
         points,
+        searches::{self, Search},
         settlements::{self, Settled},
     },
 };
@@ -122,6 +123,15 @@ pub(crate) struct Settlement {
     pub(crate) waiting: i64,
     /// Whether all was looked at; if not, call again.
     pub(crate) complete: bool,
+}
+
+/// What became of the wish to settle a period.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Settling {
+    Done(Settlement),
+    /// Its points may still change.
+    NotEnded,
+    UnknownActivity,
 }
 
 impl<C: Courier> Rewards<'_, C> {
@@ -273,23 +283,35 @@ impl<C: Courier> Rewards<'_, C> {
         for fen in cards::pools(self.db, activity_id).await? {
             done.fulfilled += self.fulfil_pool(Pool { activity_id, fen }, &more_time).await?;
         }
-        let mut after = 0;
+        let mut after = searches::after(self.db, activity_id, Search::Registrations).await?;
         while done.complete {
             let (invitees, last) = events::forgotten(self.db, activity_id, after, WINDOW).await?;
-            let Some(last) = last else { break };
+            let Some(last) = last else {
+                searches::note(self.db, activity_id, Search::Registrations, 0).await?;
+                break;
+            };
             for some in invitees.chunks(usize::try_from(BATCH).unwrap_or(1)) {
                 let some: Vec<&str> = some.iter().map(String::as_str).collect();
                 self.grant(activity_id, &some).await?;
             }
             after = last;
             done.complete = more_time();
+            if !done.complete {
+                searches::note(self.db, activity_id, Search::Registrations, after).await?;
+            }
         }
-        let mut after = 0;
+        let mut after = searches::after(self.db, activity_id, Search::PointEvents).await?;
         while done.complete {
             let looked = points::earn_forgotten(self.db, activity_id, after, WINDOW, self.now_ms()).await?;
-            let Some(last) = looked else { break };
+            let Some(last) = looked else {
+                searches::note(self.db, activity_id, Search::PointEvents, 0).await?;
+                break;
+            };
             after = last;
             done.complete = more_time();
+            if !done.complete {
+                searches::note(self.db, activity_id, Search::PointEvents, after).await?;
+            }
         }
         self.tell(&more_time).await?;
         done.waiting = claims::waiting(self.db, activity_id).await?.into_iter().map(|(_, waiting)| waiting).sum();
@@ -326,9 +348,12 @@ impl<C: Courier> Rewards<'_, C> {
         activity_id: &str,
         period: Period,
         more_time: impl Fn() -> bool,
-    ) -> Result<Option<Settlement>, DbError> {
+    ) -> Result<Settling, DbError> {
+        if period.to_ms() > self.now_ms() {
+            return Ok(Settling::NotEnded);
+        }
         let Some(terms) = activities::terms_before(self.db, activity_id, period.to_ms()).await? else {
-            return Ok(None);
+            return Ok(Settling::UnknownActivity);
         };
         let settled = Settled { activity_id, period, terms };
         let pool = Pool { activity_id, fen: terms.settlement_card_fen };
@@ -346,7 +371,7 @@ impl<C: Courier> Rewards<'_, C> {
         }
         self.fulfil_pool(pool, &more_time).await?;
         let (users, cards, waiting) = settlements::claimed(self.db, activity_id, period).await?;
-        Ok(Some(Settlement { period: period.name(), users, cards, waiting, complete }))
+        Ok(Settling::Done(Settlement { period: period.name(), users, cards, waiting, complete }))
     }
 
     /// Voids a registration found false: recalls its card if it is not activated, and takes back its points.
@@ -356,7 +381,7 @@ impl<C: Courier> Rewards<'_, C> {
             return Ok(None);
         };
         if let Some(claim) = claims::of_invitee(self.db, activity_id, invitee).await? {
-            self.recall(&[claim.id], &reason).await?;
+            self.recall(&[claim.id], Recall::Asked(&reason)).await?;
         }
         let points = points::take_back(self.db, activity_id, invitee, now_ms).await?;
         let claim = claims::of_invitee(self.db, activity_id, invitee).await?;
@@ -364,12 +389,8 @@ impl<C: Courier> Rewards<'_, C> {
     }
 
     /// Takes back claims whose cards are not activated; which those were.
-    pub(crate) async fn recall(&self, claim_ids: &[String], reason: &str) -> Result<Vec<String>, DbError> {
-        let now_ms = self.now_ms();
-        let recalled = claims::recall(self.db, claim_ids, reason, now_ms).await?;
-        // Of all that were asked for: also those that a call before this one closed and left.
-        cards::recall(self.db, claim_ids, now_ms).await?;
-        Ok(recalled)
+    pub(crate) async fn recall(&self, claim_ids: &[String], why: Recall<'_>) -> Result<Vec<String>, DbError> {
+        claims::recall(self.db, claim_ids, why, self.now_ms()).await
     }
 }
 
@@ -421,11 +442,13 @@ fn answer(event: &Registration, known: Option<KnownRow>) -> Answer {
     answer
 }
 
-fn outcome(row: &KnownRow) -> (Outcome, Option<String>) {
+/// What a registration comes to, and why if that is nothing.
+pub(crate) fn outcome(row: &KnownRow) -> (Outcome, Option<String>) {
     if row.voided {
         return (Outcome::Voided, Some("it was found false".into()));
     }
-    if row.held {
+    // One that is not paid yet is held, whether or not it is marked so.
+    if !row.register_on && (row.held || row.lacks()) {
         return (Outcome::Held, Some("`register` is switched off; it is paid when it is on again".into()));
     }
     if row.due {

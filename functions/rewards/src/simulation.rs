@@ -25,12 +25,16 @@ use shared::{
 
 use crate::{
     activity::{Change, NewActivity, Terms, TermsChange},
-    audit::{Audit, Line, over_issued},
+    audit::{Audit, Line, note, over_issued},
     card::Pool,
     event::{Invitation, Joining, PointsEvent, Registration},
     period::{Period, Weekday},
-    rewards::{FUNCTION, Rewards},
-    store::{self, activities, cards, claims, events},
+    rewards::{FUNCTION, Rewards, Settling},
+    store::{
+        self, activities, cards,
+        claims::{self, Recall},
+        events,
+    },
 };
 
 /// 2020-09-15, a Tuesday, in Shanghai.
@@ -91,8 +95,10 @@ struct World {
     now_ms: i64,
     cut_off: bool,
     tokens: u64,
-    /// Whom a recall was asked for.
-    recalled: BTreeSet<String>,
+    /// Claims whose recall was asked for, each by its id.
+    asked: BTreeSet<String>,
+    /// Those that were recalled because nothing earned them.
+    not_earned: BTreeSet<String>,
 }
 
 type Shared = Arc<Mutex<World>>;
@@ -328,8 +334,12 @@ async fn run(call: Call, db: Db, world: Shared) -> Result<(), DbError> {
         }
         Call::Register(events) => drop(rewards.register(&events).await?),
         Call::Earn(events) => drop(rewards.earn(&events).await?),
-        Call::Settle(period) if period.to_ms() <= now_ms => drop(rewards.settle(ACTIVITY, period, always).await?),
-        Call::Settle(_) => {}
+        Call::Settle(period) => {
+            let early = rewards.settle(ACTIVITY, period, always).await? == Settling::NotEnded;
+            // The clock goes on meanwhile.
+            assert!(early || period.to_ms() <= gateway.now_ms(), "a period was settled before its end");
+            assert!(!early || period.to_ms() > now_ms, "a period that has ended was not settled");
+        }
         Call::Fulfil => drop(rewards.fulfil(ACTIVITY, always).await?),
         Call::Void(invitee) => drop(rewards.void(ACTIVITY, invitee.as_str(), "false").await?),
         Call::Activate(number) => {
@@ -339,16 +349,17 @@ async fn run(call: Call, db: Db, world: Shared) -> Result<(), DbError> {
         }
         Call::Recall(number) => {
             if let Some(claim) = numbered(&db, number).await? {
-                lock(&world).recalled.insert(claim.id.clone());
-                rewards.recall(&[claim.id], "asked").await?;
+                lock(&world).asked.insert(claim.id.clone());
+                rewards.recall(&[claim.id], Recall::Asked("asked")).await?;
             }
         }
         Call::RecallOver => {
             let Some(activity) = activities::get(&db, ACTIVITY).await? else { return Ok(()) };
-            let mut audit = Audit::new(db.clone(), activity, now_ms);
+            let mut audit = Audit::of_claims(db.clone(), activity, now_ms).await?;
             while let Some(ids) = over_issued(&mut audit).await? {
-                lock(&world).recalled.extend(ids.iter().cloned());
-                rewards.recall(&ids, "over_issued").await?;
+                lock(&world).not_earned.extend(ids.iter().cloned());
+                rewards.recall(&ids, Recall::NotEarned("over_issued")).await?;
+                note(&audit).await?;
             }
         }
         Call::Register1(on) => {
@@ -396,8 +407,16 @@ impl Simulation {
     fn new(seed: u64, faults: Faults) -> Self {
         let mut dice = Dice(seed);
         let calls = plan(&mut dice);
-        let world =
-            World { dice, faults, points: 0, now_ms: START, cut_off: false, tokens: 0, recalled: BTreeSet::new() };
+        let world = World {
+            dice,
+            faults,
+            points: 0,
+            now_ms: START,
+            cut_off: false,
+            tokens: 0,
+            asked: BTreeSet::new(),
+            not_earned: BTreeSet::new(),
+        };
         let world = Arc::new(Mutex::new(world));
         let plain = Native::in_memory();
         block_on(async {
@@ -500,6 +519,8 @@ impl Simulation {
         for (key, (user, fen)) in &model.due {
             let claim = claims.get(key).unwrap_or_else(|| panic!("{key} is due and not claimed"));
             assert_eq!((&claim.user, claim.fen), (user, *fen), "{key}");
+            let closed = claim.state == "recalled" && !lock(&self.world).asked.contains(&claim.id);
+            assert!(!closed, "{key} is due and was recalled unasked");
         }
         let world = lock(&self.world);
         let mut with_card = 0;
@@ -517,7 +538,9 @@ impl Simulation {
                 "activated" => {}
                 "recalled" => {
                     let voided = model.voided.contains(key);
-                    assert!(voided || world.recalled.contains(&claim.id), "{key} was recalled unasked");
+                    let known = world.asked.contains(&claim.id) || world.not_earned.contains(&claim.id);
+                    assert!(voided || known, "{key} was recalled unasked");
+                    assert_eq!(claim.card_recalled, claim.card.is_some(), "{key}'s card is not marked");
                 }
                 other => panic!("{other}"),
             }
@@ -593,8 +616,8 @@ impl Simulation {
     }
 
     fn claims(&self) -> BTreeMap<String, Held> {
-        let sql =
-            "SELECT c.key, c.id, c.user_id, c.fen, c.state, k.card_no, c.tells, c.card_no FROM rewards_claims AS c
+        let sql = "SELECT coalesce(c.key, c.id), c.id, c.user_id, c.fen, c.state, k.card_no, c.tells, c.card_no,
+                k.recalled_at_ms IS NOT NULL FROM rewards_claims AS c
             LEFT JOIN rewards_cards AS k ON k.claim_id = c.id";
         let held = |row: &Row| {
             let card = row.optional_text(5).unwrap().map(str::to_owned);
@@ -605,6 +628,7 @@ impl Simulation {
                 fen: row.integer(3).unwrap(),
                 state: row.text(4).unwrap().to_owned(),
                 tells: row.integer(6).unwrap() == 1,
+                card_recalled: row.integer(8).unwrap() == 1,
                 card,
             };
             (row.text(0).unwrap().to_owned(), held)
@@ -620,6 +644,7 @@ struct Held {
     state: String,
     tells: bool,
     card: Option<String>,
+    card_recalled: bool,
 }
 
 /// What the recorded facts are worth, told as the campaign's rules are told to people.

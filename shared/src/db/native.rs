@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Mutex};
 
 use futures::future::BoxFuture;
-use rusqlite::{Connection, params_from_iter, types};
+use rusqlite::{Connection, config::DbConfig, params_from_iter, types};
 
 use super::{Db, DbError, Engine, Row, Value};
 
@@ -17,7 +17,10 @@ impl Native {
     /// If SQLite cannot be opened: this is for tests.
     #[allow(clippy::expect_used)]
     pub fn in_memory() -> Db {
-        Db::new(Self(Mutex::new(Connection::open_in_memory().expect("SQLite opens"))))
+        let connection = Connection::open_in_memory().expect("SQLite opens");
+        // A plan is of what a statement runs, and so of its triggers, too.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRIGGER_EQP, true).expect("SQLite explains triggers");
+        Db::new(Self(Mutex::new(connection)))
     }
 
     /// The database in `file`.

@@ -1,5 +1,7 @@
 //! Campaigns, their terms and switches.
 
+use std::time::Instant;
+
 use axum::{
     Json,
     extract::{Path, Request},
@@ -14,7 +16,7 @@ use shared::{
     query::{Page, Query},
 };
 
-use super::{SPEND, activity, allowed, deliver_soon, more_time, not_found, parsed, rewards};
+use super::{SPEND, activity, allowed, deliver_soon, log, more_time, not_found, parsed, rewards};
 use crate::{
     activity::{Change, NewActivity},
     config::db,
@@ -23,12 +25,14 @@ use crate::{
 
 pub(super) async fn create(request: Request) -> Result<(StatusCode, Json<serde_json::Value>), Problem> {
     allowed(Role::Admin, request.headers()).await?;
+    let started = Instant::now();
     let body = read_whole(request.into_body(), JSON_LIMIT).await?;
     let new = NewActivity::read(&parsed(&body)?).map_err(unacceptable)?;
     let db = db().await?;
     let created = activities::create(db, &new, clock::now_ms()).await?;
     let activity = activity(db, new.id.as_str()).await?;
     if created {
+        log("activity", &activity.id, "created", None, started);
         return Ok((StatusCode::CREATED, Json(activity.json())));
     }
     if new.is(&activity) {
@@ -55,6 +59,7 @@ pub(super) async fn one(Path(id): Path<String>, request: Request) -> Result<Json
 
 pub(super) async fn change(Path(id): Path<String>, request: Request) -> Result<Json<serde_json::Value>, Problem> {
     allowed(Role::Admin, request.headers()).await?;
+    let started = Instant::now();
     let body = read_whole(request.into_body(), JSON_LIMIT).await?;
     let body = parsed(&body)?;
     let db = db().await?;
@@ -64,6 +69,7 @@ pub(super) async fn change(Path(id): Path<String>, request: Request) -> Result<J
         let fault = Fault::at("/ends_at", "ends_at must be after starts_at");
         return Err(unacceptable(vec![fault]));
     }
+    log("activity", &id, "changed", None, started);
     // Paid now, as far as there is time; `POST …/fulfil` goes on.
     if change.register == Some(true) {
         rewards().await?.release(&id, more_time(SPEND)).await?;

@@ -1,6 +1,6 @@
 //! Settlements and the audit.
 
-use std::io;
+use std::{io, time::Instant};
 
 use axum::{
     Json,
@@ -20,11 +20,16 @@ use shared::{
     problem::{Kind, Problem},
 };
 
-use super::{SPEND, activity, allowed, deliver_soon, more_time, not_found, parsed, people::period, rewards};
-use crate::{audit::Audit, config::db, rewards::Settlement};
+use super::{SPEND, activity, allowed, deliver_soon, log, more_time, not_found, parsed, people::period, rewards};
+use crate::{
+    audit::Audit,
+    config::db,
+    rewards::{Settlement, Settling},
+};
 
 pub(super) async fn settle(Path(id): Path<String>, request: Request) -> Result<Json<Settlement>, Problem> {
     allowed(Role::Service, request.headers()).await?;
+    let started = Instant::now();
     let body = read_whole(request.into_body(), JSON_LIMIT).await?;
     let rewards = rewards().await?;
     let activity = activity(rewards.db, &id).await?;
@@ -33,13 +38,18 @@ pub(super) async fn settle(Path(id): Path<String>, request: Request) -> Result<J
     let must = format!("must be the first day of a period, a {}", activity.weekday_start.as_str());
     let named = fields.required("period", &must, |value| period(&activity, value.as_str()?));
     let period = fields.finish(named).map_err(unacceptable)?;
-    if period.to_ms() > clock::now_ms() {
-        let detail = format!("the period {} ends at {}", period.name(), clock::rfc3339(period.to_ms()));
-        return Err(Problem::new(Kind::WrongState, detail));
+    match rewards.settle(&id, period, more_time(SPEND)).await? {
+        Settling::Done(settled) => {
+            log("settlement", &id, "settled", Some(&format!("{}: {} cards", settled.period, settled.cards)), started);
+            deliver_soon();
+            Ok(Json(settled))
+        }
+        Settling::NotEnded => {
+            let detail = format!("the period {} ends at {}", period.name(), clock::rfc3339(period.to_ms()));
+            Err(Problem::new(Kind::WrongState, detail))
+        }
+        Settling::UnknownActivity => Err(not_found("activity", &id)),
     }
-    let settled = rewards.settle(&id, period, more_time(SPEND)).await?;
-    deliver_soon();
-    settled.map(Json).ok_or_else(|| not_found("activity", &id))
 }
 
 /// A piece of the audit's answer is sent when it has so many bytes.

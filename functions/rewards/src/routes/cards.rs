@@ -1,6 +1,9 @@
 //! The pool: import cards, see how many there are.
 
-use std::collections::{BTreeSet, HashSet};
+use std::{
+    collections::{BTreeSet, HashSet},
+    time::Instant,
+};
 
 use axum::{
     Json,
@@ -13,15 +16,15 @@ use shared::{
     clock,
     ndjson::{self, Lines},
     outbox::Courier,
-    problem::{Kind, Problem},
+    problem::{Fault, Kind, Problem},
 };
 use spin_sdk::wasip3::random::random;
 
-use super::{SPEND, activity, allowed, deliver_soon, more_time, rewards};
+use super::{SPEND, activity, allowed, deliver_soon, log, more_time, rewards};
 use crate::{
     card::Pool,
     config::{db, vault},
-    import::{Card, Format},
+    import::{Card, Format, WrongColumns},
     store::cards::{self, NewCard, PoolCount},
     vault::{NONCE, Vault},
 };
@@ -76,6 +79,7 @@ fn format(headers: &HeaderMap) -> Result<Format, Problem> {
 }
 
 pub(super) async fn import(Path(id): Path<String>, request: Request) -> Result<Json<Imported>, Problem> {
+    let started = Instant::now();
     let (head, body) = request.into_parts();
     allowed(Role::Admin, &head.headers).await?;
     let mut format = format(&head.headers)?;
@@ -89,7 +93,10 @@ pub(super) async fn import(Path(id): Path<String>, request: Request) -> Result<J
     // Whatever breaks an import off, what was committed stays, and the whole file again adds the rest.
     while let Some(some) = lines.next().await? {
         for line in some {
-            match format.read(&line) {
+            let read = format.read(&line).map_err(|WrongColumns(detail)| {
+                Problem::bad_input("the cards cannot be read").with(Fault::at("", detail))
+            })?;
+            match read {
                 None => {}
                 Some(Ok(card)) => batch.push((line.number, card)),
                 Some(Err(reason)) => imported.reject(line.number, reason),
@@ -104,6 +111,13 @@ pub(super) async fn import(Path(id): Path<String>, request: Request) -> Result<J
     for fen in fens {
         rewards.fulfil_pool(Pool { activity_id: &id, fen }, more_time).await?;
     }
+    let detail = format!(
+        "{} imported, {} duplicates, {} rejected",
+        imported.imported,
+        imported.duplicates,
+        imported.rejected.len() as u64 + imported.rejected_more
+    );
+    log("import", &id, "imported", Some(&detail), started);
     deliver_soon();
     Ok(Json(imported))
 }
@@ -145,7 +159,8 @@ async fn commit(
             continue;
         }
         let line = new.iter().zip(&numbers).find(|(card, _)| card.card_no == card_no).map_or(0, |(_, line)| *line);
-        imported.reject(line, format!("the card {card_no} is there with another worth, or of another activity"));
+        imported
+            .reject(line, format!("the card {card_no} is there with another worth or expiry, or of another activity"));
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Who gets a card, takes it, or has to give it back.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Instant};
 
 use axum::{
     Json,
@@ -16,14 +16,14 @@ use shared::{
     query::{Page, Query},
 };
 
-use super::{SPEND, activity, allowed, more_time, not_found, parsed, rewards};
+use super::{SPEND, activity, allowed, log, more_time, not_found, parsed, rewards};
 use crate::{
     activity::Switch,
-    audit::{Audit, over_issued},
+    audit::{Audit, note, over_issued},
     config::{db, vault},
     store::{
         cards,
-        claims::{self, Claim, Filter, STATES},
+        claims::{self, Claim, Filter, Recall, STATES},
     },
 };
 
@@ -43,6 +43,7 @@ pub(super) async fn list(request: Request) -> Result<Json<Page<Claim>>, Problem>
     let (cursor, limit) = query.page();
     query.finish()?;
     let db = db().await?;
+    // Without an activity, those of all in which `query` is on.
     if let Some(id) = &filter.activity_id {
         activity(db, id).await?.require(Switch::Query)?;
     }
@@ -52,7 +53,10 @@ pub(super) async fn list(request: Request) -> Result<Json<Page<Claim>>, Problem>
 
 pub(super) async fn one(Path(id): Path<String>, request: Request) -> Result<Json<Claim>, Problem> {
     allowed(Role::Service, request.headers()).await?;
-    claims::get(db().await?, &id).await?.map(Json).ok_or_else(|| not_found("claim", &id))
+    let db = db().await?;
+    let claim = claims::get(db, &id).await?.ok_or_else(|| not_found("claim", &id))?;
+    activity(db, &claim.activity_id).await?.require(Switch::Query)?;
+    Ok(Json(claim))
 }
 
 /// A card in its owner's hands.
@@ -69,6 +73,7 @@ pub(super) struct Activated {
 
 pub(super) async fn activate(Path(id): Path<String>, request: Request) -> Result<Json<Activated>, Problem> {
     allowed(Role::Service, request.headers()).await?;
+    let started = Instant::now();
     let body = read_whole(request.into_body(), JSON_LIMIT).await?;
     let value = parsed(&body)?;
     let mut fields = Fields::of(&value, "");
@@ -81,7 +86,9 @@ pub(super) async fn activate(Path(id): Path<String>, request: Request) -> Result
     }
     let card = cards::of_claim(db, &id).await?;
     let Some(card) = card else {
-        return Err(Problem::new(Kind::WrongState, "the claim waits for a card"));
+        let recalled = claim.state == "recalled";
+        let detail = if recalled { "the claim was recalled" } else { "the claim waits for a card" };
+        return Err(Problem::new(Kind::WrongState, detail));
     };
     // Before it is marked: a secret that cannot be shown is not activated.
     let secret = vault.open(&card.card_no, &card.secret).map_err(|locked| {
@@ -89,7 +96,11 @@ pub(super) async fn activate(Path(id): Path<String>, request: Request) -> Result
         shared::config::misconfigured(vec![fault])
     })?;
     claims::activate(db, &id, user_id.as_str(), clock::now_ms()).await?;
+    let before = claim.state;
     let claim = claims::get(db, &id).await?.ok_or_else(|| not_found("claim", &id))?;
+    if before != "activated" {
+        log("claim", &id, &claim.state, None, started);
+    }
     match (claim.state.as_str(), claim.activated_at) {
         ("activated", Some(activated_at)) => Ok(Json(Activated {
             claim_id: id,
@@ -119,12 +130,12 @@ struct NotRecalled {
 }
 
 /// Which claims are recalled, and why.
-struct Recall {
+struct Asked {
     claim_ids: Option<Vec<String>>,
     reason: String,
 }
 
-fn read(body: &[u8]) -> Result<Recall, Problem> {
+fn read(body: &[u8]) -> Result<Asked, Problem> {
     let value = parsed(body)?;
     let mut fields = Fields::of(&value, "");
     let must = format!("must be 1 to {IDS_MAX} ids of claims");
@@ -139,30 +150,35 @@ fn read(body: &[u8]) -> Result<Recall, Problem> {
         fields.fault("claim_ids", "must be there, or `over_issued` be true, and not both");
     }
     let reason = reason.unwrap_or_else(|| if named { "recalled".into() } else { "over_issued".into() });
-    fields.finish(Some(Recall { claim_ids, reason })).map_err(unacceptable)
+    fields.finish(Some(Asked { claim_ids, reason })).map_err(unacceptable)
 }
 
 pub(super) async fn recall(Path(id): Path<String>, request: Request) -> Result<Json<Recalled>, Problem> {
     allowed(Role::Admin, request.headers()).await?;
+    let started = Instant::now();
     let body = read_whole(request.into_body(), JSON_LIMIT).await?;
-    let Recall { claim_ids, reason } = read(&body)?;
+    let Asked { claim_ids, reason } = read(&body)?;
     let rewards = rewards().await?;
     let activity = activity(rewards.db, &id).await?;
     let mut answer = Recalled { recalled: Vec::new(), not_recalled: Vec::new(), complete: true };
     let more_time = more_time(SPEND);
     if let Some(ids) = claim_ids {
-        answer.take(&rewards, &id, ids, &reason).await?;
-        return Ok(Json(answer));
+        answer.take(&rewards, &id, ids, Recall::Asked(&reason)).await?;
+    } else {
+        let mut audit = Audit::of_claims(rewards.db.clone(), activity, clock::now_ms()).await?;
+        while let Some(ids) = over_issued(&mut audit).await? {
+            if !ids.is_empty() {
+                answer.take(&rewards, &id, ids, Recall::NotEarned(&reason)).await?;
+            }
+            answer.complete = more_time();
+            if !answer.complete {
+                break;
+            }
+        }
+        note(&audit).await?;
     }
-    let mut audit = Audit::new(rewards.db.clone(), activity, clock::now_ms());
-    while let Some(ids) = over_issued(&mut audit).await? {
-        if !ids.is_empty() {
-            answer.take(&rewards, &id, ids, &reason).await?;
-        }
-        if !more_time() {
-            answer.complete = false;
-            break;
-        }
+    for claim_id in &answer.recalled {
+        log("claim", claim_id, "recalled", Some(&reason), started);
     }
     Ok(Json(answer))
 }
@@ -173,11 +189,11 @@ impl Recalled {
         rewards: &crate::rewards::Rewards<'_, C>,
         activity_id: &str,
         ids: Vec<String>,
-        reason: &str,
+        why: Recall<'_>,
     ) -> Result<(), Problem> {
         let known: HashMap<String, String> = claims::states(rewards.db, activity_id, &ids).await?.into_iter().collect();
         let (ours, others): (Vec<_>, Vec<_>) = ids.into_iter().partition(|id| known.contains_key(id));
-        let recalled = rewards.recall(&ours, reason).await?;
+        let recalled = rewards.recall(&ours, why).await?;
         let after: HashMap<String, String> =
             claims::states(rewards.db, activity_id, &ours).await?.into_iter().collect();
         let not = |claim_id: String, reason| NotRecalled { claim_id, reason };

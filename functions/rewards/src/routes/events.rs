@@ -20,12 +20,12 @@ use shared::{
     query::Query,
 };
 
-use super::{activity, activity_id, allowed, deliver_soon, not_found, parsed, rewards};
+use super::{activity, activity_id, allowed, deliver_soon, log as log_call, not_found, parsed, rewards};
 use crate::{
     config::db,
     drain::log,
     event::{PointsEvent, Registration, one_or_many},
-    rewards::{Answer, Outcome},
+    rewards::{Answer, Outcome, outcome},
     store::{
         claims::{self, Claim},
         events,
@@ -106,8 +106,14 @@ pub(super) struct Kept {
     held: bool,
     voided: bool,
     inviter: Option<String>,
+    /// When they were invited, as far as somebody said so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    invited_at: Option<String>,
     /// Whether it earns anything.
     due: bool,
+    /// Why it does not, or why it is not paid.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<String>,
     claim: Option<Claim>,
 }
 
@@ -116,7 +122,11 @@ pub(super) async fn one(Path((id, invitee)): Path<(String, String)>, request: Re
     let db = db().await?;
     activity(db, &id).await?;
     let row = events::of_invitee(db, &id, &invitee).await?.ok_or_else(|| not_found("registration", &invitee))?;
+    let invited = events::inviter(db, &id, &invitee).await?;
+    let (_, detail) = outcome(&row);
     Ok(Json(Kept {
+        invited_at: invited.and_then(|invited| invited.invited_at_ms).map(clock::rfc3339),
+        detail,
         claim: claims::of_invitee(db, &id, &invitee).await?,
         activity_id: id,
         invitee: row.invitee,
@@ -150,6 +160,7 @@ pub(super) async fn void(
     request: Request,
 ) -> Result<Json<Voided>, Problem> {
     allowed(Role::Admin, request.headers()).await?;
+    let started = Instant::now();
     let (head, body) = request.into_parts();
     let mut query = Query::of(&head.uri);
     let must = format!("must be a text of 1 to {REASON_MAX} characters");
@@ -163,6 +174,7 @@ pub(super) async fn void(
     let rewards = rewards().await?;
     activity(rewards.db, &id).await?;
     let voided = rewards.void(&id, &invitee, &reason).await?.ok_or_else(|| not_found("registration", &invitee))?;
+    log_call("registration", &invitee, "voided", Some(&voided.reason), started);
     let card = match voided.claim.as_ref().map(|claim| claim.state.as_str()) {
         Some("recalled") => "recalled",
         Some("activated") => "over_issued",

@@ -33,7 +33,7 @@ use shared::{
     gateway::Deliveries,
     id::Id,
     json::{self, Value},
-    log::EntryPath,
+    log::{EntryPath, Line},
     outbox::Whose,
     problem::{Fault, Kind, Problem},
 };
@@ -58,6 +58,7 @@ pub(crate) fn router() -> &'static Router {
             .route(&of("/cards"), post(cards::import).get(cards::stock))
             .route(&of("/participants"), post(people::join))
             .route(&of("/participants/{user_id}"), get(people::one))
+            .route(&of("/participants/{user_id}/invitees"), get(people::invitees))
             .route(&of("/invitations"), post(people::invite))
             .route(&of("/ranking"), get(people::ranking))
             .route(&of("/registrations"), post(events::registrations))
@@ -98,6 +99,12 @@ async fn courier() -> Result<&'static Deliveries<'static>, Problem> {
 /// A campaign's work, for an HTTP call.
 async fn rewards() -> Result<Rewards<'static, Deliveries<'static>>, Problem> {
     config::rewards(courier().await?).await
+}
+
+/// Writes what an operator's or a service's call did to `key`.
+fn log(what: &str, key: &str, outcome: &str, detail: Option<&str>, started: Instant) {
+    let (took, path) = (started.elapsed(), EntryPath::Http);
+    Line { known_as: (), what, key, outcome, detail, took, path, version: VERSION }.write();
 }
 
 /// The activity of the route.

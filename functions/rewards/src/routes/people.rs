@@ -11,6 +11,7 @@ use shared::{
     clock,
     fields::unacceptable,
     http::{JSON_LIMIT, read_whole},
+    id::Id,
     problem::{Kind, Problem},
     query::{PAGE, Page, Query},
 };
@@ -82,6 +83,9 @@ pub(super) async fn invite(Path(id): Path<String>, request: Request) -> Result<(
         let detail = "the invitee was invited by somebody else first";
         return Err(Problem::new(Kind::Conflict, detail));
     }
+    if invitation.invited_at_ms.is_some_and(|at_ms| there.invited_at_ms.is_some_and(|kept_ms| kept_ms != at_ms)) {
+        return Err(Problem::new(Kind::Conflict, "the invitation is known with another invited_at"));
+    }
     rewards.grant(&id, &[invitee]).await?;
     deliver_soon();
     let status = if new { StatusCode::CREATED } else { StatusCode::OK };
@@ -107,7 +111,9 @@ pub(super) struct Standing {
     /// How many they invited, and how many of those they are paid for.
     invited_count: i64,
     paid_count: i64,
+    /// The first of them, by their ids; the others are a list of their own.
     invited: Vec<Invitee>,
+    /// The newest of them; the others are among the claims.
     cards: Vec<Claim>,
 }
 
@@ -149,6 +155,22 @@ pub(super) async fn one(
         invited,
         cards,
     }))
+}
+
+pub(super) async fn invitees(
+    Path((id, user_id)): Path<(String, String)>,
+    request: Request,
+) -> Result<Json<Page<Invitee>>, Problem> {
+    allowed(Role::Service, request.headers()).await?;
+    let mut query = Query::of(request.uri());
+    let after = query.parsed("cursor", "must be a `next_cursor` of this list", Id::parse);
+    let limit = query.limit(PAGE.0, PAGE.1);
+    query.finish()?;
+    let db = db().await?;
+    activity(db, &id).await?.require(Switch::Query)?;
+    let after = after.as_ref().map_or("", Id::as_str);
+    let found = events::invitees(db, &id, &user_id, after, limit + 1).await?;
+    Ok(Json(Page::of(found, limit, |invitee| invitee.invitee.clone())))
 }
 
 /// Where a page of the ranking goes on: the ledger's row that all its pages are of, and how many places came before.

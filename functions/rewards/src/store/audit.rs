@@ -5,6 +5,7 @@ use serde::Serialize;
 use shared::db::{Db, DbError, Row, Value};
 
 use super::settlements::Settled;
+use crate::period::Period;
 
 /// Something that is not as the events say.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -73,7 +74,7 @@ pub(crate) enum Table {
 
 impl Table {
     /// In the order in which they are audited.
-    pub(crate) const ALL: [Self; 5] = [Self::Registrations, Self::PointEvents, Self::Ledger, Self::Claims, Self::Cards];
+    pub(crate) const ALL: &[Self] = &[Self::Registrations, Self::PointEvents, Self::Ledger, Self::Claims, Self::Cards];
 
     const fn name(self) -> &'static str {
         match self {
@@ -98,18 +99,25 @@ pub(crate) async fn window(db: &Db, table: Table, after: i64, rows: i64) -> Resu
 }
 
 /// Audits a window of a table: adds to the totals, and returns what it finds.
-pub(crate) async fn look(db: &Db, table: Table, of: Window<'_>, totals: &mut Totals) -> Result<Vec<Finding>, DbError> {
+pub(crate) async fn look(
+    db: &Db,
+    table: Table,
+    of: Window<'_>,
+    now_ms: i64,
+    totals: &mut Totals,
+) -> Result<Vec<Finding>, DbError> {
     match table {
         Table::Registrations => registrations(db, of, totals).await,
         Table::PointEvents => point_events(db, of, totals).await,
         Table::Ledger => ledger(db, of).await,
-        Table::Claims => claims(db, of, totals).await,
+        Table::Claims => claims(db, of, now_ms, totals).await,
         Table::Cards => cards(db, of, totals).await,
     }
 }
 
-const CARD_DUE: &str = "(e.due AND e.register_on = 1 AND e.held = 0 AND e.card_fen > 0)";
-const POINTS_DUE: &str = "(CASE WHEN e.due AND e.register_on = 1 AND e.held = 0 THEN e.points ELSE 0 END)";
+/// While `register` is off what was given before stays due, and nothing else is.
+const CARD_DUE: &str = "(e.due AND e.card_fen > 0 AND (e.register_on = 1 OR c.seq IS NOT NULL))";
+const POINTS_DUE: &str = "(CASE WHEN e.due AND (e.register_on = 1 OR p.seq IS NOT NULL) THEN e.points ELSE 0 END)";
 const REGISTRATIONS: &str = "FROM rewards_earnings AS e
     LEFT JOIN rewards_claims AS c ON c.key = e.key
     LEFT JOIN rewards_points AS p ON p.key = e.key
@@ -121,8 +129,8 @@ const POINTS_GIVEN: &str = "(coalesce(p.points, 0) + coalesce(v.points, 0))";
 async fn registrations(db: &Db, of: Window<'_>, totals: &mut Totals) -> Result<Vec<Finding>, DbError> {
     let no_card = format!("({CARD_DUE} AND (c.seq IS NULL OR c.state = 'waiting'))");
     let other_points = format!(
-        "({POINTS_DUE} <> {POINTS_GIVEN} AND NOT (e.held = 1 OR e.register_on = 0) OR
-        (e.held = 1 OR e.register_on = 0) AND {POINTS_GIVEN} NOT IN (0, e.points))"
+        "({POINTS_DUE} <> {POINTS_GIVEN}
+        OR p.seq IS NOT NULL AND (p.user_id IS NOT e.inviter OR p.at_ms <> e.opened_at_ms))"
     );
     let count = format!(
         "SELECT count(*), coalesce(sum({CARD_DUE}), 0), coalesce(sum(CASE WHEN {CARD_DUE} THEN e.card_fen END), 0),
@@ -223,25 +231,31 @@ async fn ledger(db: &Db, of: Window<'_>) -> Result<Vec<Finding>, DbError> {
     db.query(SQL, of.values()).await?.iter().map(finding).collect()
 }
 
-async fn claims(db: &Db, of: Window<'_>, totals: &mut Totals) -> Result<Vec<Finding>, DbError> {
+async fn claims(db: &Db, of: Window<'_>, now_ms: i64, totals: &mut Totals) -> Result<Vec<Finding>, DbError> {
     const FROM: &str = "FROM rewards_claims AS c
         LEFT JOIN rewards_cards AS k ON k.claim_id = c.id
         LEFT JOIN rewards_cards AS n ON n.card_no = c.card_no
-        WHERE c.activity_id = $1 AND c.seq > $2 AND c.seq <= $3";
-    // What a switched-off `register` holds back is due all the same.
-    const OVER: &str = "(c.kind = 'invite' AND c.state <> 'recalled'
-        AND NOT EXISTS (SELECT 1 FROM rewards_earnings AS e WHERE e.activity_id = c.activity_id
-            AND e.invitee = c.invitee AND e.due AND e.inviter = c.user_id AND e.card_fen = c.fen))";
-    const ORPHAN: &str = "(c.card_no IS NOT NULL AND n.seq IS NULL)";
+        WHERE c.activity_id = $2 AND c.seq > $3 AND c.seq <= $4";
+    // What a switched-off `register` holds back is due all the same. A settlement's card is compared with its period,
+    // unless that has not ended.
+    const OVER: &str = "(c.state <> 'recalled' AND CASE c.kind WHEN 'invite'
+        THEN NOT EXISTS (SELECT 1 FROM rewards_earnings AS e WHERE e.activity_id = c.activity_id
+            AND e.invitee = c.invitee AND e.due AND e.inviter = c.user_id AND e.card_fen = c.fen)
+        ELSE c.at_ms > $1 END)";
+    const EMPTY: &str = "(c.state IN ('issued', 'activated') AND c.card_no IS NULL)";
+    const ORPHAN: &str =
+        "(c.card_no IS NOT NULL AND (n.seq IS NULL OR n.fen <> c.fen OR n.activity_id <> c.activity_id))";
     const DOUBLE: &str = "(n.seq IS NOT NULL AND n.claim_id IS NOT c.id
         OR k.seq IS NOT NULL AND c.card_no IS NOT NULL AND k.card_no <> c.card_no)";
     let count = format!(
         "SELECT count(*), coalesce(sum(c.state IN ('issued', 'activated')), 0),
             coalesce(sum(CASE WHEN c.state IN ('issued', 'activated') THEN c.fen END), 0),
             coalesce(sum(c.state = 'recalled'), 0), coalesce(sum(c.state = 'waiting'), 0),
-            coalesce(sum({OVER} OR {ORPHAN} OR {DOUBLE}), 0) {FROM}"
+            coalesce(sum({OVER} OR {EMPTY} OR {ORPHAN} OR {DOUBLE}), 0) {FROM}"
     );
-    let row = db.query_one(&count, of.values()).await?.ok_or(DbError::Column(0))?;
+    // SQLite numbers such parameters by where they first stand.
+    let values = || [now_ms.into(), of.activity_id.into(), of.after.into(), of.last.into()];
+    let row = db.query_one(&count, values()).await?.ok_or(DbError::Column(0))?;
     totals.claims += row.integer(0)?;
     totals.issued.cards += row.integer(1)?;
     totals.issued.fen += row.integer(2)?;
@@ -251,14 +265,16 @@ async fn claims(db: &Db, of: Window<'_>, totals: &mut Totals) -> Result<Vec<Find
         return Ok(Vec::new());
     }
     let sql = format!(
-        "SELECT c.user_id, c.id, c.card_no, c.invitee, c.event_id, {OVER}, {ORPHAN}, c.state
-        {FROM} AND ({OVER} OR {ORPHAN} OR {DOUBLE}) ORDER BY c.seq"
+        "SELECT c.user_id, c.id, c.card_no, c.invitee, c.event_id, {OVER}, {ORPHAN}, {EMPTY}, c.state, c.period
+        {FROM} AND ({OVER} OR {EMPTY} OR {ORPHAN} OR {DOUBLE}) ORDER BY c.seq"
     );
     let finding = |row: &Row| {
         let (finding, detail) = if row.integer(5)? == 1 {
-            ("over_issued", format!("no event earns this card, which is {}", row.text(7)?))
+            ("over_issued", format!("no event earns this card, which is {}", row.text(8)?))
+        } else if row.integer(7)? == 1 {
+            ("unfulfilled", format!("the claim is {} and has no card", row.text(8)?))
         } else if row.integer(6)? == 1 {
-            ("orphan_card", "the claim names a card that is not there".into())
+            ("orphan_card", "the claim names a card that is not there, or not of its worth and activity".into())
         } else {
             ("double_issued", "the claim's card belongs to another claim, or it has two".into())
         };
@@ -269,20 +285,19 @@ async fn claims(db: &Db, of: Window<'_>, totals: &mut Totals) -> Result<Vec<Find
             card_no: owned(row, 2)?,
             invitee: owned(row, 3)?,
             event_id: owned(row, 4)?,
+            period: owned(row, 9)?,
             detail,
-            ..Finding::default()
         })
     };
-    db.query(&sql, of.values()).await?.iter().map(finding).collect()
+    db.query(&sql, values()).await?.iter().map(finding).collect()
 }
 
 /// Cards that are given away and that no claim knows.
 async fn cards(db: &Db, of: Window<'_>, totals: &mut Totals) -> Result<Vec<Finding>, DbError> {
     const FROM: &str = "FROM rewards_cards AS k LEFT JOIN rewards_claims AS c ON c.id = k.claim_id
         WHERE k.activity_id = $1 AND k.seq > $2 AND k.seq <= $3";
-    // One that its claim does not name yet is an issue that was cut off: the next call finishes it.
-    const ORPHAN: &str =
-        "(k.claim_id IS NOT NULL AND (c.seq IS NULL OR c.card_no IS NOT NULL AND c.card_no <> k.card_no))";
+    // Both sides are written by one statement.
+    const ORPHAN: &str = "(k.claim_id IS NOT NULL AND c.card_no IS NOT k.card_no)";
     let count = format!("SELECT count(*), coalesce(sum({ORPHAN}), 0) {FROM}");
     let row = db.query_one(&count, of.values()).await?.ok_or(DbError::Column(0))?;
     totals.cards += row.integer(0)?;
@@ -308,6 +323,14 @@ pub(crate) async fn next_points(db: &Db, activity_id: &str, from_ms: i64) -> Res
     db.query_one(SQL, [activity_id.into(), from_ms.into()]).await?.ok_or(DbError::Column(0))?.optional_integer(0)
 }
 
+/// The first settled period whose name is not before `from`.
+pub(crate) async fn next_settled(db: &Db, activity_id: &str, from: &str) -> Result<Option<Period>, DbError> {
+    const SQL: &str = "SELECT min(period) FROM rewards_claims
+        WHERE kind = 'settlement' AND activity_id = $1 AND period >= $2";
+    let row = db.query_one(SQL, [activity_id.into(), from.into()]).await?.ok_or(DbError::Column(0))?;
+    Ok(row.optional_text(0)?.and_then(Period::parse))
+}
+
 /// What a period owes to users past `after`, beside what they have, of at most `users` of them; the last user looked
 /// at, `None` at the end.
 pub(crate) async fn period(
@@ -326,7 +349,7 @@ pub(crate) async fn period(
             max(0, coalesce((SELECT sum(p.points) FROM rewards_points AS p WHERE p.activity_id = $1
                 AND p.user_id = s.user_id AND p.at_ms >= $3 AND p.at_ms < $4), 0)) / $7 * $8 AS due,
             (SELECT count(*) FROM rewards_claims AS c WHERE c.kind = 'settlement' AND c.activity_id = $1
-                AND c.period = $5 AND c.user_id = s.user_id) AS claimed
+                AND c.period = $5 AND c.user_id = s.user_id AND c.key IS NOT NULL) AS claimed
             FROM some AS s)";
     let values = || -> Vec<Value> {
         vec![
@@ -379,6 +402,25 @@ pub(crate) async fn period(
                 ..Finding::default()
             });
         }
+    }
+    let sql = format!(
+        "{BOTH} SELECT b.user_id, c.id, c.card_no, c.fen FROM both AS b
+        JOIN rewards_claims AS c ON c.kind = 'settlement' AND c.activity_id = $1 AND c.period = $5
+            AND c.user_id = b.user_id AND c.n <= b.due
+        WHERE c.fen <> $9 AND c.state <> 'recalled' ORDER BY c.seq"
+    );
+    let mut of_another_worth = values();
+    of_another_worth.push(of.terms.settlement_card_fen.into());
+    for row in db.query(&sql, of_another_worth).await? {
+        findings.push(Finding {
+            finding: "over_issued",
+            user_id: owned(&row, 0)?,
+            claim_id: owned(&row, 1)?,
+            card_no: owned(&row, 2)?,
+            period: Some(of.period.name()),
+            detail: format!("{} fen are due and the card is of {}", of.terms.settlement_card_fen, row.integer(3)?),
+            ..Finding::default()
+        });
     }
     // The cards of settled points that wait.
     let sql = format!(

@@ -17,7 +17,7 @@ pub(crate) struct NewCard {
     pub(crate) expires_at_ms: Option<i64>,
 }
 
-/// Adds cards that are not there, and returns which were, with whether they are the same: activity and worth.
+/// Adds cards that are not there, and returns which were, with whether they are the same but for the secret.
 pub(crate) async fn import(
     db: &Db,
     activity_id: &str,
@@ -31,6 +31,7 @@ pub(crate) async fn import(
         FROM json_each($4) AS c WHERE true ORDER BY c.key
         ON CONFLICT (card_no) DO NOTHING";
     const THERE: &str = "SELECT k.card_no, k.activity_id = $1 AND k.fen = c.value ->> 'fen'
+            AND k.expires_at_ms IS c.value ->> 'expires_at_ms'
         FROM json_each($2) AS c JOIN rewards_cards AS k ON k.card_no = c.value ->> 'card_no'
         WHERE k.import_id <> $3";
     let batch = json(&cards)?;
@@ -90,20 +91,6 @@ pub(crate) async fn untold(db: &Db, limit: i64) -> Result<Vec<Issued>, DbError> 
 pub(crate) async fn told(db: &Db, claim_ids: &[&str]) -> Result<(), DbError> {
     const SQL: &str = "UPDATE rewards_claims SET told = 1 WHERE id IN (SELECT value FROM json_each($1))";
     db.execute(SQL, [json(&claim_ids)?.into()]).await
-}
-
-/// Marks the cards of recalled claims, and on those claims which card they had.
-pub(crate) async fn recall(db: &Db, claim_ids: &[String], now_ms: i64) -> Result<(), DbError> {
-    const CARDS: &str = "UPDATE rewards_cards SET recalled_at_ms = $1
-        WHERE recalled_at_ms IS NULL AND claim_id IN
-            (SELECT c.id FROM rewards_claims AS c JOIN json_each($2) AS i ON c.id = i.value WHERE c.state = 'recalled')";
-    const CLAIMS: &str = "UPDATE rewards_claims SET card_no = k.card_no, issued_at_ms = k.issued_at_ms
-        FROM rewards_cards AS k
-        WHERE k.claim_id = rewards_claims.id AND rewards_claims.state = 'recalled' AND rewards_claims.card_no IS NULL
-            AND rewards_claims.id IN (SELECT value FROM json_each($1))";
-    let ids = json(&claim_ids)?;
-    db.execute(CARDS, [now_ms.into(), ids.clone().into()]).await?;
-    db.execute(CLAIMS, [ids.into()]).await
 }
 
 /// A card's sealed secret, and when it expires.

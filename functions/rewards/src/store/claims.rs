@@ -127,7 +127,12 @@ pub(crate) const STATES: [&str; 4] = ["waiting", "issued", "activated", "recalle
 
 /// The newest first, at most `limit`.
 pub(crate) async fn list(db: &Db, filter: &Filter, limit: usize) -> Result<Vec<Claim>, DbError> {
-    let mut sql = format!("SELECT {COLUMNS} FROM rewards_claims WHERE true");
+    let shown = if filter.activity_id.is_some() {
+        "true"
+    } else {
+        "activity_id IN (SELECT id FROM rewards_activities WHERE query_on = 1)"
+    };
+    let mut sql = format!("SELECT {COLUMNS} FROM rewards_claims WHERE {shown}");
     let mut values: Vec<Value> = Vec::new();
     let conditions = [
         ("user_id =", filter.user_id.as_deref().map(Value::from)),
@@ -166,11 +171,25 @@ pub(crate) async fn activate(db: &Db, id: &str, user_id: &str, now_ms: i64) -> R
     db.execute(SQL, [now_ms.into(), id.into(), user_id.into()]).await
 }
 
-/// Closes claims whose cards are not activated, and returns which those were.
-pub(crate) async fn recall(db: &Db, ids: &[String], reason: &str, now_ms: i64) -> Result<Vec<String>, DbError> {
-    const SQL: &str = "UPDATE rewards_claims SET state = 'recalled', recalled_at_ms = $1, recall_reason = $2
-        WHERE id IN (SELECT value FROM json_each($3)) AND state IN ('waiting', 'issued') RETURNING id";
-    let rows = db.query(SQL, [now_ms.into(), reason.into(), json(&ids)?.into()]).await?;
+/// Why claims are recalled.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Recall<'a> {
+    /// Somebody wants it so: there is no other card for the same.
+    Asked(&'a str),
+    /// Nothing earns them, as far as is known today.
+    NotEarned(&'a str),
+}
+
+/// Closes claims whose cards are not activated, marks the cards, and returns which claims those were.
+pub(crate) async fn recall(db: &Db, ids: &[String], why: Recall<'_>, now_ms: i64) -> Result<Vec<String>, DbError> {
+    const SQL: &str = "UPDATE rewards_claims SET state = 'recalled', recalled_at_ms = $1, recall_reason = $2,
+            key = CASE WHEN $3 THEN key END
+        WHERE id IN (SELECT value FROM json_each($4)) AND state IN ('waiting', 'issued') RETURNING id";
+    let (keeps_key, reason) = match why {
+        Recall::Asked(reason) => (1, reason),
+        Recall::NotEarned(reason) => (0, reason),
+    };
+    let rows = db.query(SQL, [now_ms.into(), reason.into(), keeps_key.into(), json(&ids)?.into()]).await?;
     rows.iter().map(|row| row.text(0).map(str::to_owned)).collect()
 }
 

@@ -86,9 +86,16 @@ pub(crate) struct Invitee {
     pub(crate) invited_at: String,
     /// When they opened an account, if they did.
     pub(crate) opened_at: Option<String>,
-    /// Whether the participant is paid for it.
+    /// Whether it earns the participant something.
     pub(crate) due: bool,
+    /// Whether the participant has all that it earns: points and a card.
+    pub(crate) paid: bool,
 }
+
+/// Whether all is given that a registration earns, of [`rewards_earnings`](super) as `e`.
+const PAID: &str = "(e.due AND (e.points = 0 OR EXISTS (SELECT 1 FROM rewards_points AS p WHERE p.key = e.key))
+    AND (e.card_fen = 0 OR EXISTS (SELECT 1 FROM rewards_claims AS c
+        WHERE c.key = e.key AND c.state IN ('issued', 'activated'))))";
 
 /// Whom a participant invited, past the invitee `after`.
 pub(crate) async fn invitees(
@@ -98,13 +105,15 @@ pub(crate) async fn invitees(
     after: &str,
     limit: usize,
 ) -> Result<Vec<Invitee>, DbError> {
-    const SQL: &str = "SELECT i.invitee, coalesce(i.invited_at_ms, i.recorded_at_ms), r.opened_at_ms,
-            coalesce((SELECT e.due FROM rewards_earnings AS e
+    let sql = format!(
+        "SELECT i.invitee, coalesce(i.invited_at_ms, i.recorded_at_ms), r.opened_at_ms,
+            coalesce((SELECT e.due + {PAID} FROM rewards_earnings AS e
                 WHERE e.activity_id = i.activity_id AND e.invitee = i.invitee), 0)
         FROM rewards_invitations AS i
         LEFT JOIN rewards_registrations AS r ON r.activity_id = i.activity_id AND r.invitee = i.invitee
         WHERE i.activity_id = $1 AND i.inviter = $2 AND i.invitee > $3
-        ORDER BY i.invitee LIMIT $4";
+        ORDER BY i.invitee LIMIT $4"
+    );
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let values = [activity_id.into(), inviter.into(), after.into(), limit.into()];
     let invitee = |row: &Row| {
@@ -112,19 +121,22 @@ pub(crate) async fn invitees(
             invitee: row.text(0)?.to_owned(),
             invited_at: clock::rfc3339(row.integer(1)?),
             opened_at: row.optional_integer(2)?.map(clock::rfc3339),
-            due: row.integer(3)? == 1,
+            due: row.integer(3)? > 0,
+            paid: row.integer(3)? == 2,
         })
     };
-    db.query(SQL, values).await?.iter().map(invitee).collect()
+    db.query(&sql, values).await?.iter().map(invitee).collect()
 }
 
 /// How many a participant invited, and how many of them are paid for.
 pub(crate) async fn invited(db: &Db, activity_id: &str, inviter: &str) -> Result<(i64, i64), DbError> {
-    const SQL: &str = "SELECT count(*), coalesce(sum(coalesce((SELECT e.due FROM rewards_earnings AS e
+    let sql = format!(
+        "SELECT count(*), coalesce(sum(coalesce((SELECT {PAID} FROM rewards_earnings AS e
             WHERE e.activity_id = i.activity_id AND e.invitee = i.invitee), 0)), 0)
         FROM rewards_invitations AS i
-        WHERE i.activity_id = $1 AND i.inviter = $2";
-    let row = db.query_one(SQL, [activity_id.into(), inviter.into()]).await?.ok_or(DbError::Column(0))?;
+        WHERE i.activity_id = $1 AND i.inviter = $2"
+    );
+    let row = db.query_one(&sql, [activity_id.into(), inviter.into()]).await?.ok_or(DbError::Column(0))?;
     Ok((row.integer(0)?, row.integer(1)?))
 }
 
@@ -157,19 +169,21 @@ pub(crate) struct KnownRow {
     pub(crate) claim_state: Option<String>,
     pub(crate) points_given: bool,
     pub(crate) card_fen: i64,
+    pub(crate) register_on: bool,
 }
 
 impl KnownRow {
     /// Whether something is due that was not given.
     pub(crate) fn lacks(&self) -> bool {
         let card = self.card_fen > 0 && self.claim_state.as_deref().is_none_or(|state| state == "waiting");
-        self.due && !self.held && (card || (self.points > 0 && !self.points_given))
+        self.due && (card || (self.points > 0 && !self.points_given))
     }
 }
 
 const KNOWN: &str =
     "w.event_id, w.invitee, w.opened_at_ms, w.new_customer, w.held, w.voided_at_ms IS NOT NULL, w.inviter,
-    w.due, w.points, c.id, c.state, EXISTS (SELECT 1 FROM rewards_points AS p WHERE p.key = w.key), w.card_fen";
+    w.due, w.points, c.id, c.state, EXISTS (SELECT 1 FROM rewards_points AS p WHERE p.key = w.key), w.card_fen,
+    w.register_on";
 
 /// A row that has [`KNOWN`] from the column `first` on.
 fn known_row(row: &Row, first: usize) -> Result<KnownRow, DbError> {
@@ -190,6 +204,7 @@ fn known_row(row: &Row, first: usize) -> Result<KnownRow, DbError> {
         claim_state: optional(10)?,
         points_given: flag(11)?,
         card_fen: row.integer(first + 12)?,
+        register_on: flag(13)?,
     })
 }
 

@@ -3,7 +3,8 @@
 //! statement brings with it, a trigger does within that statement.
 //!
 //! [`activities`]: campaigns and their terms; [`events`]: what happened; [`claims`]: what is due for it; [`cards`]: the
-//! cards, and who gets which; [`points`]: the ledger; [`settlements`]: points into cards; [`audit`]: the books.
+//! cards, and who gets which; [`points`]: the ledger; [`settlements`]: points into cards; [`searches`]: how far a search
+//! came; [`audit`]: the books.
 
 pub(crate) mod activities;
 pub(crate) mod audit;
@@ -11,6 +12,7 @@ pub(crate) mod cards;
 pub(crate) mod claims;
 pub(crate) mod events;
 pub(crate) mod points;
+pub(crate) mod searches;
 pub(crate) mod settlements;
 
 use serde::Serialize;
@@ -112,13 +114,14 @@ pub(crate) const MIGRATIONS: &[Migration] = &[Migration {
         )",
         // Has all that a sum needs: neither the ranking nor a settlement reads the table.
         "CREATE INDEX rewards_points_user ON rewards_points (activity_id, user_id, at_ms, points)",
-        // A claim is a card that is due. Its key names what for: once. `card_no` is unique here and `claim_id` on the
-        // card's side: two claims never share a card, nor two cards a claim. `tells` marks the one of a settlement's
+        // A claim is a card that is due. Its key names what for: once. One that was recalled because nothing earned it
+        // has none any more: should it be earned after all, there is another. `card_no` is unique here and `claim_id` on
+        // the card's side: two claims never share a card, nor two cards a claim. `tells` marks the one of a settlement's
         // claims that its message belongs to; `told` is 0 until that message is in the outbox.
         "CREATE TABLE rewards_claims (
             seq INTEGER PRIMARY KEY,
             id TEXT NOT NULL UNIQUE,
-            key TEXT NOT NULL UNIQUE,
+            key TEXT UNIQUE,
             activity_id TEXT NOT NULL,
             user_id TEXT NOT NULL,
             kind TEXT NOT NULL CHECK (kind IN ('invite', 'settlement')),
@@ -237,6 +240,17 @@ pub(crate) const MIGRATIONS: &[Migration] = &[Migration {
             UPDATE rewards_claims SET state = 'issued', card_no = NEW.card_no, issued_at_ms = NEW.issued_at_ms
                 WHERE id = NEW.claim_id AND state = 'waiting';
         END",
+        "CREATE TRIGGER rewards_recalled AFTER UPDATE OF state ON rewards_claims WHEN NEW.state = 'recalled' BEGIN
+            UPDATE rewards_cards SET recalled_at_ms = NEW.recalled_at_ms
+                WHERE claim_id = NEW.id AND recalled_at_ms IS NULL;
+        END",
+        // Where a search that ran out of time goes on the next time it is asked for.
+        "CREATE TABLE rewards_searches (
+            activity_id TEXT NOT NULL,
+            what TEXT NOT NULL,
+            after INTEGER NOT NULL,
+            PRIMARY KEY (activity_id, what)
+        ) WITHOUT ROWID",
     ],
 }];
 

@@ -145,9 +145,11 @@ pub(crate) struct Rank {
 }
 
 /// Everybody's sum, and when they reached it: the last event that added points. Who never had any is not ranked.
+/// What was taken back, at the time of what it takes back, adds nothing.
 const TOTALS: &str = "SELECT user_id, sum(points) AS points, max(CASE WHEN points > 0 THEN at_ms END) AS reached_ms
-    FROM rewards_points
-    WHERE activity_id = $1 AND at_ms >= $2 AND at_ms < $3 AND seq <= $4
+    FROM (SELECT user_id, at_ms, sum(points) AS points FROM rewards_points
+        WHERE activity_id = $1 AND at_ms >= $2 AND at_ms < $3 AND seq <= $4
+        GROUP BY user_id, at_ms)
     GROUP BY user_id HAVING sum(points) > 0";
 
 /// Better first; among equals who got there first.

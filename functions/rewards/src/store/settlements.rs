@@ -63,7 +63,7 @@ pub(crate) async fn claim(db: &Db, of: Settled<'_>, users: &[String], now_ms: i6
 /// How many of a period's cards are claimed, and how many of those wait.
 pub(crate) async fn claimed(db: &Db, activity_id: &str, period: Period) -> Result<(i64, i64, i64), DbError> {
     const SQL: &str = "SELECT count(DISTINCT user_id), count(*), coalesce(sum(state = 'waiting'), 0)
-        FROM rewards_claims WHERE activity_id = $1 AND period = $2 AND kind = 'settlement'";
+        FROM rewards_claims WHERE activity_id = $1 AND period = $2 AND kind = 'settlement' AND key IS NOT NULL";
     let row = db.query_one(SQL, [activity_id.into(), period.name().into()]).await?.ok_or(DbError::Column(0))?;
     Ok((row.integer(0)?, row.integer(1)?, row.integer(2)?))
 }

@@ -9,7 +9,10 @@ use futures::future::{BoxFuture, join_all};
 use shared::db::{Db, DbError, Engine, Row, Value, migration::migrate, native::Native};
 
 use super::*;
-use crate::card::Pool;
+use crate::{
+    audit::{Audit, Line},
+    card::Pool,
+};
 
 /// Two claims of the same worth, and so many cards.
 async fn campaign(cards: usize, claims: usize) -> Db {
@@ -119,14 +122,8 @@ async fn a_repaired_sequence_cannot_give_a_card_to_two_people() {
 #[tokio::test]
 async fn overlapping_runs_claim_a_referral_once() {
     let db = campaign(0, 0).await;
-    for sql in [
-        "INSERT INTO rewards_activities (id, name, starts_at_ms, ends_at_ms, weekday_start, created_at_ms, updated_at_ms)
-            VALUES ('a', 'a', 0, 100, 0, 0, 0)",
-        "INSERT INTO rewards_terms VALUES ('a', 0, 2000, 20, 1000, 5, 2000)",
-        "INSERT INTO rewards_invitations VALUES ('a', 'f', 'u', 1, 1)",
-        "INSERT INTO rewards_registrations (activity_id, invitee, event_id, opened_at_ms, new_customer, held, path,
-                recorded_at_ms) VALUES ('a', 'f', 'e', 5, 1, 0, 'http', 5)",
-    ] {
+    // The trigger would leave them nothing to do.
+    for sql in ["DROP TRIGGER rewards_registered", ACTIVITY, TERMS, INVITATION, REGISTRATION] {
         db.execute(sql, []).await.unwrap();
     }
     let runs = (0..8).map(|_| async {
@@ -140,6 +137,221 @@ async fn overlapping_runs_claim_a_referral_once() {
         row.integer(0).unwrap()
     };
     assert_eq!((count("rewards_claims").await, count("rewards_points").await), (1, 1));
+}
+
+const ACTIVITY: &str =
+    "INSERT INTO rewards_activities (id, name, starts_at_ms, ends_at_ms, weekday_start, created_at_ms,
+        updated_at_ms)
+    VALUES ('a', 'a', 0, 100000000000, 0, 0, 0)";
+const TERMS: &str = "INSERT INTO rewards_terms VALUES ('a', 0, 2000, 20, 1000, 5, 2000)";
+const INVITATION: &str = "INSERT INTO rewards_invitations VALUES ('a', 'f', 'u', 1, 1)";
+const REGISTRATION: &str =
+    "INSERT INTO rewards_registrations (activity_id, invitee, event_id, opened_at_ms, new_customer,
+        held, path, recorded_at_ms)
+    VALUES ('a', 'f', 'e', 5, 1, 0, 'http', 5)";
+
+/// What the audit finds at `now_ms`.
+async fn audited(db: &Db, now_ms: i64) -> Vec<(&'static str, String)> {
+    let activity = activities::get(db, "a").await.unwrap().unwrap();
+    let mut audit = Audit::new(db.clone(), activity, now_ms);
+    let mut found = Vec::new();
+    while let Some(lines) = audit.next().await.unwrap() {
+        for line in lines {
+            if let Line::Finding(finding) = line {
+                found.push((finding.finding, finding.detail));
+            }
+        }
+    }
+    found
+}
+
+/// An old database's mistakes, written past all that forbids them.
+#[tokio::test]
+async fn the_audit_finds_whatever_does_not_follow_from_the_events() {
+    const DAY: i64 = 24 * 3_600_000;
+    let earned = "INSERT INTO rewards_points (key, activity_id, user_id, kind, points, event_id, at_ms, recorded_at_ms)
+        VALUES ('event:a:p', 'a', 'u', 'learning', 1000, 'p', 5, 5)";
+    let events = "INSERT INTO rewards_point_events (activity_id, event_id, user_id, kind, points, at_ms, path,
+            recorded_at_ms)
+        VALUES ('a', 'p', 'u', 'learning', 1000, 5, 'http', 5)";
+    let settlement = |n: i64, fen: i64, at_ms: i64, period: &str| {
+        format!(
+            "INSERT INTO rewards_claims (id, key, activity_id, user_id, kind, fen, period, n, tells, at_ms, state,
+                created_at_ms)
+            VALUES ('{period}-{n}', 'settle:a:{period}:u:{n}', 'a', 'u', 'settlement', {fen}, '{period}', {n}, 0, {at_ms},
+                'waiting', 5)"
+        )
+    };
+    // The period that has the first events: Monday to Sunday.
+    let (period, ends_ms) = ("1969-12-29", 4 * DAY - 8 * 3_600_000);
+    let settle: Vec<String> = (1..=5).map(|n| settlement(n, 2_000, ends_ms, period)).collect();
+    let of_another_worth = settlement(5, 5_000, ends_ms, period);
+    let sixth = settlement(6, 2_000, ends_ms, period);
+    let without_points = settlement(1, 2_000, ends_ms + 7 * DAY, "1970-01-05");
+    let early = settlement(9, 2_000, 400 * DAY, "1971-01-04");
+    let cases: Vec<(&str, Vec<&str>, &[&str])> = vec![
+        ("nothing is wrong", vec![], &[]),
+        (
+            "a claim lost its card",
+            vec!["UPDATE rewards_claims SET card_no = NULL WHERE key LIKE 'invite%'"],
+            &["unfulfilled", "orphan_card"],
+        ),
+        (
+            "a claim is gone",
+            vec!["DELETE FROM rewards_claims WHERE key LIKE 'invite%'"],
+            &["unfulfilled", "orphan_card"],
+        ),
+        (
+            "a card is gone",
+            vec!["DELETE FROM rewards_cards WHERE claim_id IS NOT NULL AND card_no = 'card-0'"],
+            &["orphan_card"],
+        ),
+        (
+            "a card is of another worth",
+            vec!["UPDATE rewards_cards SET fen = 5000 WHERE card_no = 'card-0'"],
+            &["orphan_card"],
+        ),
+        (
+            "a card was given to another claim",
+            vec!["UPDATE rewards_cards SET claim_id = 'clm_x' WHERE card_no = 'card-0'"],
+            &["double_issued", "orphan_card"],
+        ),
+        (
+            "a claim waits, and its card does not know",
+            vec!["UPDATE rewards_claims SET state = 'waiting', card_no = NULL WHERE key LIKE 'invite%'"],
+            &["unfulfilled", "orphan_card"],
+        ),
+        ("nobody invited them", vec!["DELETE FROM rewards_invitations"], &["points_mismatch", "over_issued"]),
+        ("points are gone", vec!["DELETE FROM rewards_points WHERE kind = 'invite'"], &["points_mismatch"]),
+        (
+            "points are another's",
+            vec!["UPDATE rewards_points SET user_id = 'x' WHERE kind = 'invite'"],
+            &["points_mismatch"],
+        ),
+        (
+            "points are of another time",
+            vec!["UPDATE rewards_points SET at_ms = 6 WHERE kind = 'invite'"],
+            &["points_mismatch"],
+        ),
+        (
+            "points come from nowhere",
+            vec!["UPDATE rewards_points SET key = 'x' WHERE kind = 'learning'"],
+            &["points_mismatch", "points_mismatch"],
+        ),
+        (
+            "an event's points are more",
+            vec!["UPDATE rewards_points SET points = 1001 WHERE kind = 'learning'"],
+            &["points_mismatch"],
+        ),
+        ("a period was settled twice", vec![&sixth], &["over_issued"]),
+        (
+            "a settlement is not whole",
+            vec![
+                "DELETE FROM rewards_claims WHERE id LIKE '%-5'",
+                "DELETE FROM rewards_cards WHERE claim_id LIKE '%-5'",
+            ],
+            &["unfulfilled"],
+        ),
+        (
+            "a settlement's card is of another worth",
+            vec![
+                "DELETE FROM rewards_claims WHERE id LIKE '%-5'",
+                "DELETE FROM rewards_cards WHERE claim_id LIKE '%-5'",
+                &of_another_worth,
+            ],
+            &["over_issued", "unfulfilled"],
+        ),
+        ("a period without points was settled", vec![&without_points], &["over_issued"]),
+        ("a period was settled before its end", vec![&early], &["over_issued"]),
+        (
+            "one was found false while `register` is off",
+            vec!["UPDATE rewards_activities SET register_on = 0", "DELETE FROM rewards_points WHERE kind = 'invite'"],
+            &[],
+        ),
+        ("`register` is off, and a card was given before", vec!["UPDATE rewards_activities SET register_on = 0"], &[]),
+        (
+            "`register` is on again, and nobody paid",
+            vec![
+                "UPDATE rewards_registrations SET held = 1",
+                "DELETE FROM rewards_points WHERE kind = 'invite'",
+                "DELETE FROM rewards_claims WHERE key LIKE 'invite%'",
+                "DELETE FROM rewards_cards WHERE card_no = 'card-0'",
+            ],
+            &["unfulfilled", "points_mismatch"],
+        ),
+    ];
+    for (what, mistakes, findings) in cases {
+        let db = campaign(8, 0).await;
+        for sql in [ACTIVITY, TERMS, INVITATION, REGISTRATION, events, earned] {
+            db.execute(sql, []).await.unwrap();
+        }
+        for sql in &settle {
+            db.execute(sql, []).await.unwrap();
+        }
+        // As a careless repair does it.
+        for trigger in ["rewards_claimed", "rewards_given"] {
+            db.execute(&format!("DROP TRIGGER {trigger}"), []).await.unwrap();
+        }
+        for sql in mistakes {
+            db.execute(sql, []).await.unwrap();
+        }
+        let found = audited(&db, 30 * DAY).await;
+        let mut kinds: Vec<_> = found.iter().map(|(kind, _)| *kind).collect();
+        kinds.sort_unstable();
+        let mut expected = findings.to_vec();
+        expected.sort_unstable();
+        assert_eq!(kinds, expected, "{what}: {found:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_card_recalled_as_not_earned_is_replaced_once_it_is_earned_and_one_recalled_by_wish_is_not() {
+    for (why, cards) in [(claims::Recall::NotEarned("over_issued"), 2), (claims::Recall::Asked("fraud"), 1)] {
+        let db = campaign(2, 0).await;
+        for sql in [ACTIVITY, TERMS, INVITATION, REGISTRATION] {
+            db.execute(sql, []).await.unwrap();
+        }
+        let claim = claims::of_invitee(&db, "a", "f").await.unwrap().unwrap();
+        assert_eq!(claim.state, "issued");
+        assert_eq!(claims::recall(&db, &[claim.id], why, 9).await.unwrap().len(), 1);
+        for _ in 0..2 {
+            claims::claim_invites(&db, "a", &["f"], 10).await.unwrap();
+        }
+        let rows =
+            db.query("SELECT recalled_at_ms FROM rewards_cards WHERE claim_id IS NOT NULL ORDER BY seq", []).await;
+        let recalled: Vec<_> = rows.unwrap().iter().map(|row| row.optional_integer(0).unwrap()).collect();
+        assert_eq!(recalled, [Some(9), None][..cards]);
+        assert!(audited(&db, 10).await.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn among_equals_is_first_who_got_there_first_whatever_was_taken_back_since() {
+    let db = campaign(0, 0).await;
+    let entry = async |key: &str, user: &str, points: i64, at_ms: i64| {
+        let sql =
+            "INSERT INTO rewards_points (key, activity_id, user_id, kind, points, event_id, at_ms, recorded_at_ms)
+            VALUES ($1, 'a', $2, 'invite', $3, 'e', $4, 0)";
+        db.execute(sql, [key.into(), user.into(), points.into(), at_ms.into()]).await.unwrap();
+    };
+    entry("1", "u1", 20, 100).await;
+    entry("2", "u2", 20, 150).await;
+    entry("3", "u1", 20, 200).await;
+    let of = |up_to| points::Scope { activity_id: "a", from_ms: 0, to_ms: i64::MAX, up_to };
+    let places = async |up_to, offset| {
+        let ranks = points::ranking(&db, of(up_to), offset, 10).await.unwrap();
+        ranks.into_iter().map(|rank| (rank.rank, rank.user_id, rank.points)).collect::<Vec<_>>()
+    };
+    let place = |rank, user: &str, points| (rank, user.to_owned(), points);
+    let before = points::last(&db).await.unwrap();
+    assert_eq!(places(before, 0).await, [place(1, "u1", 40), place(2, "u2", 20)]);
+    entry("4", "u1", -20, 200).await;
+    let now = points::last(&db).await.unwrap();
+    assert_eq!(places(now, 0).await, [place(1, "u1", 20), place(2, "u2", 20)]);
+    assert_eq!(points::rank(&db, of(now), "u2").await.unwrap(), (20, Some(2)));
+    // A page that was begun before stays of that time.
+    entry("5", "u2", 500, 300).await;
+    assert_eq!(places(before, 1).await, [place(2, "u2", 20)]);
 }
 
 /// A statement that reads a whole table is fast in every test and slow in every campaign.
@@ -190,8 +402,7 @@ async fn what_a_grant_runs_reads_by_indexes_alone() {
     cards::told(&db, &["clm_0"]).await.unwrap();
     cards::stock(&db, POOL, 10, 0).await.unwrap();
     cards::pools(&db, "a").await.unwrap();
-    cards::recall(&db, &["clm_0".to_owned()], 0).await.unwrap();
-    claims::recall(&db, &["clm_0".to_owned()], "r", 0).await.unwrap();
+    claims::recall(&db, &["clm_0".to_owned()], claims::Recall::Asked("r"), 0).await.unwrap();
     let slow = slow.lock().unwrap();
     assert!(slow.is_empty(), "{slow:#?}");
 }
