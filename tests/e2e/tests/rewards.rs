@@ -247,6 +247,85 @@ async fn an_operator_switches_voids_recalls_and_is_told_once_of_an_empty_pool() 
 }
 
 #[tokio::test]
+async fn dates_terms_and_switches_change_and_what_is_earned_after_all_is_paid() -> Result<()> {
+    let app = App::http_on(Redis::start().await?, |builder| builder).await?;
+    app.create().await?;
+    let import = |body: &'static str, content_type: &str| {
+        let path = format!("{BASE}/cards");
+        answered(app.admin(Method::POST, &path).header("content-type", content_type).body(body))
+    };
+    let (status, problem) = import("card_no,secret,fen,expiry\n1,s,2000,2030-01-01T00:00:00Z\n", "text/csv").await?;
+    assert_eq!(status, 400, "{problem}");
+    assert_eq!(app.read("/cards").await?["pools"], json!([]), "nothing of it is there");
+    let lines = "{\"card_no\":\"n1\",\"secret\":\"s\",\"fen\":2000}\n{\"card_no\":\"n2\",\"secret\":\"s\",\"fen\":2000}\n{\"card_no\":3}\n";
+    let (_, imported) = import(lines, "application/x-ndjson").await?;
+    assert_eq!((&imported["imported"], &imported["rejected"][0]["line"]), (&json!(2), &json!(3)), "{imported}");
+
+    // Who never joined is told by WeChat.
+    app.call("/invitations", invitation("u1", 1)).await?;
+    let (_, granted) = app.call("/registrations", opened(1)).await?;
+    let first = granted["claim_id"].as_str().context("a claim")?.to_owned();
+    let told = app.gateway.wait_for(1, PATIENCE).await?;
+    assert_eq!(told[0].message()["channel"], "wechat");
+
+    // New terms are for what happens from now on.
+    let (status, changed) = app.operate(Method::PATCH, "", json!({"invite": {"card_fen": 5000, "points": 30}})).await?;
+    assert_eq!((status, &changed["invite"]["card_fen"]), (200, &json!(5000)), "{changed}");
+    assert_eq!(app.get_json(&format!("/rewards/claims/{first}")).await?.1["fen"], 2000);
+    assert!(app.audit().await?.0.is_empty());
+
+    // Dates that leave it out, a recall, and the dates as they were: another card, once.
+    app.operate(Method::PATCH, "", json!({"ends_at": "2020-09-22T00:00:00+08:00"})).await?;
+    let kinds = async || -> Result<Vec<String>> {
+        Ok(app.audit().await?.0.iter().map(|finding| finding["finding"].to_string()).collect())
+    };
+    assert_eq!(kinds().await?, ["\"points_mismatch\"", "\"over_issued\""]);
+    let (_, recalled) = app.operate(Method::POST, "/recalls", json!({"over_issued": true})).await?;
+    assert_eq!((&recalled["recalled"], &recalled["complete"]), (&json!([first]), &json!(true)), "{recalled}");
+    app.operate(Method::PATCH, "", json!({"ends_at": "2020-11-01T00:00:00+08:00"})).await?;
+    assert_eq!(kinds().await?, ["\"unfulfilled\""]);
+    for _ in 0..2 {
+        let (_, fulfilled) = app.call("/fulfil", json!(null)).await?;
+        assert_eq!((&fulfilled["waiting"], &fulfilled["complete"]), (&json!(0), &json!(true)), "{fulfilled}");
+    }
+    assert_eq!(kinds().await?, Vec::<String>::new());
+    let standing = app.read("/participants/u1").await?;
+    let states: Vec<_> = list(&standing["cards"]).iter().map(|claim| claim["state"].as_str().unwrap_or("")).collect();
+    assert_eq!((states, &standing["paid_count"]), (vec!["issued", "recalled"], &json!(1)), "{standing}");
+
+    // Held on every path while `register` is off, the stream's too; what is held is not paid, and is shown so.
+    app.operate(Method::PATCH, "", json!({"register": false})).await?;
+    app.call("/invitations", invitation("u1", 2)).await?;
+    app.xadd(STREAM, [[("message".to_owned(), opened_on_redis(2).to_string())]]).await?;
+    let (_, drained) = answered(app.post("/rewards/drain")).await?;
+    assert_eq!((&drained["read"], &drained["left"]), (&json!(1), &json!(0)), "{drained}");
+    let (_, held) = app.get_json(&format!("{BASE}/registrations/friend-2")).await?;
+    assert_eq!((&held["held"], &held["due"], &held["claim"]), (&json!(true), &json!(true), &json!(null)), "{held}");
+    assert_eq!(app.read("/participants/u1").await?["paid_count"], 1);
+    assert!(app.audit().await?.0.is_empty(), "what was given stays due, and what is held is not yet");
+    app.operate(Method::PATCH, "", json!({"register": true})).await?;
+    let (_, paid) = app.get_json(&format!("{BASE}/registrations/friend-2")).await?;
+    assert_eq!((&paid["held"], &paid["claim"]["state"]), (&json!(false), &json!("waiting")), "{paid}");
+    let invitees = app.read("/participants/u1/invitees?limit=1").await?;
+    let cursor = invitees["next_cursor"].as_str().context("there is more")?;
+    let rest = app.read(&format!("/participants/u1/invitees?cursor={cursor}")).await?;
+    assert_eq!((&rest["items"][0]["invitee"], &rest["items"][0]["paid"]), (&json!("friend-2"), &json!(false)));
+
+    // Switched off, at once, whichever way it is asked.
+    app.operate(Method::PATCH, "", json!({"switches": {"query": false, "invite": false}})).await?;
+    assert_eq!(app.get_json(&format!("{BASE}/participants/u1")).await?.0, 403);
+    assert_eq!(app.get_json(&format!("/rewards/claims/{first}")).await?.0, 403);
+    assert_eq!(app.get_json("/rewards/claims?activity_id=autumn").await?.0, 403);
+    assert_eq!(app.get_json("/rewards/claims?user_id=u1").await?.1["items"], json!([]));
+    let (status, problem) = app.call("/invitations", invitation("u1", 3)).await?;
+    assert_eq!((status, &problem["type"]), (403, &json!("urn:clinic:problem:switched-off")));
+    let mut colon = campaign();
+    colon["id"] = json!("autumn:2");
+    assert_eq!(answered(app.admin(Method::POST, "/rewards/activities").json(&colon)).await?.0, 400);
+    Ok(())
+}
+
+#[tokio::test]
 async fn what_is_wrong_is_named_and_nothing_of_it_is_stored() -> Result<()> {
     let app = App::http(|builder| builder).await?;
     app.create().await?;
@@ -307,9 +386,13 @@ async fn events_come_by_the_stream_and_by_the_channel() -> Result<()> {
 #[tokio::test]
 async fn overlapping_runs_pay_736_referrals_with_736_cards_and_not_2166() -> Result<()> {
     const DUE: usize = 736;
+    // Of the settlement, beside the referrals': eight inviters have a full sum with what they learned.
+    const SETTLED: usize = 8 * 5;
     let mut app = App::start_on(Redis::builder().append_only(true).start().await?, |builder| builder).await?;
     app.create().await?;
     app.import(cards(0, DUE + 100)).await?;
+    let learned = (0..8).map(|user| json!({"event_id": format!("p{user}"), "user_id": format!("u{user}"), "kind": "learning", "points": 700, "at": "2020-09-25T10:00:00+08:00"}));
+    assert_eq!(app.call("/points", learned.collect()).await?.0, 200);
     let invitations: Vec<Value> = (0..DUE).map(|number| invitation(&format!("u{}", number % 40), number)).collect();
     stream::iter(&invitations)
         .map(|invitation| app.call("/invitations", invitation.clone()))
@@ -350,25 +433,42 @@ async fn overlapping_runs_pay_736_referrals_with_736_cards_and_not_2166() -> Res
         .buffer_unordered(16)
         .for_each(|answer| async move { assert_eq!(answer.expect("an answer").1["outcome"], "granted") })
         .await;
-    app.call("/settlements", json!({"period": "2020-09-22"})).await?;
+    // So that nothing comes after the audit: what a kill left of the stream, and then what is left of the period.
+    loop {
+        let (status, drained) = answered(app.post("/rewards/drain")).await?;
+        ensure!(status == 200, "{drained}");
+        if drained["left"] == 0 && drained["busy"] != true {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let settlements = (0..4).map(|_| app.call("/settlements", json!({"period": "2020-09-22"})));
+    for settled in futures::future::join_all(settlements).await {
+        assert_eq!(settled?.1["cards"], SETTLED);
+    }
+    let heard = |line: &Value| line["what"] == "registration" && line["path"] == "stream";
+    assert!(app.runtime.logs("rewards-events").iter().any(heard), "the stream told of none");
 
     let (findings, last) = app.audit().await?;
     assert_eq!((findings.len(), &last["clean"]), (0, &json!(true)), "{findings:?} {last}");
-    assert_eq!(last["totals"]["issued"], json!({"cards": DUE, "fen": DUE * 2000, "points": DUE * 20}), "{last}");
-    let mut cards_out = BTreeSet::new();
+    let cards = DUE + SETTLED;
+    let issued = json!({"cards": cards, "fen": cards * 2000, "points": DUE * 20 + 8 * 700});
+    assert_eq!(last["totals"]["issued"], issued, "{last}");
+    let (mut cards_out, mut referrals) = (BTreeSet::new(), 0);
     let mut cursor = String::new();
     loop {
         let (_, page) = app.get_json(&format!("/rewards/claims?activity_id=autumn&limit=500{cursor}")).await?;
         for claim in list(&page["items"]) {
             assert_eq!(claim["state"], "issued");
             assert!(cards_out.insert(claim["card_no"].to_string()), "{claim}: a card in two hands");
+            referrals += usize::from(claim["kind"] == "invite");
         }
         match page["next_cursor"].as_str() {
             Some(next) => cursor = format!("&cursor={next}"),
             None => break,
         }
     }
-    assert_eq!(cards_out.len(), DUE);
+    assert_eq!((cards_out.len(), referrals), (cards, DUE));
     Ok(())
 }
 

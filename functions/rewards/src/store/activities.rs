@@ -97,11 +97,19 @@ pub(crate) async fn change(db: &Db, id: &str, change: &Change, now_ms: i64) -> R
             join_on = coalesce($4, join_on), invite_on = coalesce($5, invite_on),
             query_on = coalesce($6, query_on), register_on = coalesce($7, register_on), updated_at_ms = $8
         WHERE id = $9 AND coalesce($2, starts_at_ms) < coalesce($3, ends_at_ms) RETURNING 1";
+    // What was paid by the old terms stays theirs: events that came while this was on its way, or whose clock is ahead,
+    // and periods that were settled.
     const TERMS: &str = "INSERT INTO rewards_terms (activity_id, from_ms, invite_card_fen, invite_points,
             settlement_points, settlement_cards, settlement_card_fen)
-        SELECT activity_id, max($1, from_ms), coalesce($2, invite_card_fen), coalesce($3, invite_points),
+        SELECT t.activity_id, max($1, t.from_ms,
+                coalesce((SELECT max(r.opened_at_ms) + 1 FROM rewards_registrations AS r
+                    JOIN rewards_activities AS a ON a.id = r.activity_id
+                    WHERE r.activity_id = t.activity_id AND r.opened_at_ms >= $1 AND r.opened_at_ms < a.ends_at_ms), 0),
+                coalesce((SELECT max(c.at_ms) FROM rewards_claims AS c
+                    WHERE c.kind = 'settlement' AND c.activity_id = t.activity_id), 0)),
+            coalesce($2, invite_card_fen), coalesce($3, invite_points),
             coalesce($4, settlement_points), coalesce($5, settlement_cards), coalesce($6, settlement_card_fen)
-        FROM rewards_terms WHERE activity_id = $7 ORDER BY from_ms DESC LIMIT 1
+        FROM rewards_terms AS t WHERE t.activity_id = $7 ORDER BY t.from_ms DESC LIMIT 1
         ON CONFLICT (activity_id, from_ms) DO UPDATE SET invite_card_fen = excluded.invite_card_fen,
             invite_points = excluded.invite_points, settlement_points = excluded.settlement_points,
             settlement_cards = excluded.settlement_cards, settlement_card_fen = excluded.settlement_card_fen";

@@ -10,6 +10,7 @@ use shared::db::{Db, DbError, Engine, Row, Value, migration::migrate, native::Na
 
 use super::*;
 use crate::{
+    activity::{Change, TermsChange},
     audit::{Audit, Line},
     card::Pool,
 };
@@ -323,6 +324,22 @@ async fn a_card_recalled_as_not_earned_is_replaced_once_it_is_earned_and_one_rec
         assert_eq!(recalled, [Some(9), None][..cards]);
         assert!(audited(&db, 10).await.is_empty());
     }
+}
+
+#[tokio::test]
+async fn new_terms_are_not_for_what_was_paid_while_they_were_on_their_way() {
+    let db = campaign(0, 0).await;
+    for sql in [ACTIVITY, TERMS, INVITATION, REGISTRATION] {
+        db.execute(sql, []).await.unwrap();
+    }
+    let terms = TermsChange { invite_points: Some(30), ..TermsChange::default() };
+    let change = Change { terms, ..Change::default() };
+    // Asked for at 4, and written after the account of 5 was paid.
+    assert!(activities::change(&db, "a", &change, 4).await.unwrap());
+    assert!(audited(&db, 10).await.iter().all(|(finding, _)| *finding == "unfulfilled"));
+    let before = activities::terms_before(&db, "a", 6).await.unwrap().unwrap();
+    let after = activities::terms_before(&db, "a", 7).await.unwrap().unwrap();
+    assert_eq!((before.invite_points, after.invite_points), (20, 30));
 }
 
 #[tokio::test]
