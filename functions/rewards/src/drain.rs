@@ -46,16 +46,17 @@ impl Batch {
         Ok(())
     }
 
-    /// Commits them, and says what became of each in the log; the ids of those that nobody could take.
-    pub(crate) async fn commit<C: Courier>(&self, rewards: &Rewards<'_, C>) -> Result<Vec<(String, String)>, DbError> {
+    /// Commits them, and says what became of each in the log; which nobody could take, by their places among the
+    /// registrations and, after those, the points, and why.
+    pub(crate) async fn commit<C: Courier>(&self, rewards: &Rewards<'_, C>) -> Result<Vec<(usize, String)>, DbError> {
         let started = Instant::now();
         let mut answers = rewards.register(&self.registrations).await?;
         answers.extend(rewards.earn(&self.points).await?);
         let mut refused = Vec::new();
-        for answer in &answers {
+        for (place, answer) in answers.iter().enumerate() {
             log(answer, started, rewards.path);
             if matches!(answer.outcome, Outcome::UnknownActivity | Outcome::Conflict) {
-                refused.push((answer.event_id.clone(), answer.detail.clone().unwrap_or_default()));
+                refused.push((place, format!("{}: {}", answer.event_id, answer.detail.as_deref().unwrap_or_default())));
             }
         }
         Ok(refused)
@@ -87,33 +88,32 @@ pub(crate) async fn drain<C: Courier, S: Source>(
     stream::drain(source, ENTRIES, more_time, async |entries: Vec<Entry>| {
         let mut batch = Batch::default();
         let mut dead = Vec::new();
-        // Which entry an event came in, to find the dead among them.
-        let mut came_in: Vec<(String, String)> = Vec::new();
+        // Which entry each event came in, to find the dead among them.
+        let (mut registrations_in, mut points_in): (Vec<&str>, Vec<&str>) = Default::default();
         for entry in &entries {
             match read(entry, field) {
                 Ok(None) => {}
                 Ok(Some(events)) => {
                     for event in events {
-                        let event_id = match &event {
-                            Event::Registration(event) => &event.event_id,
-                            Event::Points(event) => &event.event_id,
-                        };
-                        came_in.push((event_id.to_string(), entry.id.clone()));
                         match event {
-                            Event::Registration(event) => batch.registrations.push(event),
-                            Event::Points(event) => batch.points.push(event),
+                            Event::Registration(event) => {
+                                batch.registrations.push(event);
+                                registrations_in.push(&entry.id);
+                            }
+                            Event::Points(event) => {
+                                batch.points.push(event);
+                                points_in.push(&entry.id);
+                            }
                         }
                     }
                 }
                 Err(reason) => dead.push(Dead { id: entry.id.clone(), reason }),
             }
         }
-        for (event_id, reason) in batch.commit(rewards).await? {
-            let entries = came_in.iter().filter(|(found, _)| *found == event_id).map(|(_, entry)| entry);
-            for entry in entries {
-                if !dead.iter().any(|dead| dead.id == *entry) {
-                    dead.push(Dead { id: entry.clone(), reason: format!("{event_id}: {reason}") });
-                }
+        for (place, reason) in batch.commit(rewards).await? {
+            let entry = registrations_in.iter().chain(&points_in).nth(place);
+            if let Some(entry) = entry.filter(|entry| !dead.iter().any(|dead| dead.id == **entry)) {
+                dead.push(Dead { id: (*entry).to_owned(), reason });
             }
         }
         Ok(dead)

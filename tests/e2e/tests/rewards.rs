@@ -363,6 +363,8 @@ async fn events_come_by_the_stream_and_by_the_channel() -> Result<()> {
         "points": 7, "at": "2020-09-25T10:00:00+08:00"});
     let mut nowhere = opened_on_redis(3);
     nowhere["activity_id"] = json!("none");
+    // An id that another type's event has is its own.
+    nowhere["event_id"] = json!("p1");
     let entries = [opened_on_redis(2), points, nowhere, json!("no event")];
     app.xadd(STREAM, entries.map(|event| [("message".to_owned(), event.to_string())])).await?;
     app.gateway.wait_for(2, PATIENCE).await?;

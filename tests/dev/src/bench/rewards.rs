@@ -21,6 +21,8 @@ const COMPONENTS: [&str; 2] = ["rewards", "probe"];
 const CARDS_PER_ROUND: u64 = 30_000;
 /// A card's key, of a runtime that nobody but us can reach.
 const CARD_KEY: &str = "bench:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+/// What an audit of any length may add to the runtime's memory.
+const AUDIT_MEMORY_MIB: u64 = 16;
 /// Longer than an audit takes.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -156,6 +158,10 @@ async fn audit(kind: Kind, count: u64) -> Result<Value> {
         peaks.push(runtime.peak_memory_bytes());
         ensure!(lines == 1 && totals["clean"] == true, "the audit has {lines} lines: {totals}");
         ensure!(totals["totals"]["registrations"] == count, "{totals}");
+    }
+    if let (Some(before), Some(Some(after))) = (before, peaks.last().copied()) {
+        let grown = after.saturating_sub(before) >> 20;
+        ensure!(grown < AUDIT_MEMORY_MIB, "the audit took {grown} MiB");
     }
     let per_s = Spread::of(times.iter().map(|time| count as f64 / time));
     let mebibytes = |bytes: Option<u64>| bytes.map_or("unknown".to_owned(), |bytes| format!("{} MiB", bytes >> 20));
