@@ -99,6 +99,8 @@ struct World {
     asked: BTreeSet<String>,
     /// Those that were recalled because nothing earned them.
     not_earned: BTreeSet<String>,
+    /// Those whose owners were shown their cards' secrets.
+    shown: BTreeSet<String>,
 }
 
 type Shared = Arc<Mutex<World>>;
@@ -345,6 +347,10 @@ async fn run(call: Call, db: Db, world: Shared) -> Result<(), DbError> {
         Call::Activate(number) => {
             if let Some(claim) = numbered(&db, number).await? {
                 claims::activate(&db, &claim.id, &claim.user_id, now_ms).await?;
+                let now = claims::get(&db, &claim.id).await?;
+                if now.is_some_and(|now| now.state == "activated") {
+                    lock(&world).shown.insert(claim.id);
+                }
             }
         }
         Call::Recall(number) => {
@@ -416,6 +422,7 @@ impl Simulation {
             tokens: 0,
             asked: BTreeSet::new(),
             not_earned: BTreeSet::new(),
+            shown: BTreeSet::new(),
         };
         let world = Arc::new(Mutex::new(world));
         let plain = Native::in_memory();
@@ -544,6 +551,8 @@ impl Simulation {
                 }
                 other => panic!("{other}"),
             }
+            let stays = claim.state == "activated" || !world.shown.contains(&claim.id);
+            assert!(stays, "{key} was shown to its owner and is {}", claim.state);
             with_card += usize::from(claim.card.is_some());
         }
         drop(world);
