@@ -33,7 +33,7 @@ pub(crate) async fn print(
 
     println!("  HTTP      {}", runtime.url(""));
     for (route, component) in application.manifest.routes() {
-        println!("              {route:<22} {component}");
+        println!("              {route:<24} {component}");
     }
     let resolve = |template| application.manifest.resolve(template, &application.variables);
     if application.hears_redis {
@@ -44,7 +44,7 @@ pub(crate) async fn print(
             let channel = resolve(channel);
             let stream = channel.strip_prefix(KEYSPACE);
             let heard = stream.map_or_else(|| channel.clone(), |stream| format!("{stream} (stream)"));
-            println!("              {heard:<22} {component}");
+            println!("              {heard:<24} {component}");
             let waited = redis::wait_for_subscriber(url, &channel, SUBSCRIPTION_TIMEOUT).await;
             notes.extend(waited.err().map(|error| format!("{error:#}.")));
             if let Some(stream) = stream {
