@@ -291,8 +291,9 @@ impl Peer for Partners {
                         world.now_ms += i64::try_from(within.as_millis()).unwrap();
                         Err("the pharmacy did not answer in time".into())
                     }
-                    None if decision.is_empty() => answered(200, String::new()),
-                    None => answered(200, format!("{{\"status\":\"{decision}\"}}")),
+                    // Each partner sees in it what it knows.
+                    None if decision.is_empty() => answered(200, "{\"code\":0}".into()),
+                    None => answered(200, format!("{{\"code\":0,\"status\":\"{decision}\"}}")),
                 }
             }
         };
