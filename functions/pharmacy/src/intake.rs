@@ -327,7 +327,7 @@ impl<'a, C: Courier> Intake<'a, C> {
         let by = Some(format!("pharmacy:{pharmacy}"));
         match self.happen(order_no, event, by, reason, &With::default()).await? {
             Happened::Moved(kept) => Ok((Answer::of(&kept, kept.status), Reported::Applied)),
-            Happened::Stayed(kept) if kept.payment.is_none() => {
+            Happened::Stayed(kept) if kept.sent_at_ms.is_none() => {
                 Err(wrong_state(&kept, "the pharmacy has not been given it").into())
             }
             Happened::Stayed(kept) => {

@@ -404,7 +404,8 @@ async fn cancel(stage: Arc<Stage>, number: usize) {
     }
 }
 
-/// A partner says something of an order that it has, in any order, and again.
+/// A partner says something of an order that it has, in any order, and again; and now and then of one that it was never
+/// given.
 async fn call_back(stage: Arc<Stage>, number: usize) {
     let gateway = Gateway(stage.world.clone());
     let order_no = ORDERS[number].0;
@@ -412,10 +413,10 @@ async fn call_back(stage: Arc<Stage>, number: usize) {
     let words = ["accepted", "dispensed", "shipped", "delivered", "out_of_stock", "rejected"];
     let word = {
         let mut world = lock(&stage.world);
-        match world.has.contains_key(order_no) {
-            true => words[world.dice.below(words.len())],
-            false => return,
+        if !world.has.contains_key(order_no) && !world.dice.happens(200) {
+            return;
         }
+        words[world.dice.below(words.len())]
     };
     let callback = Callback {
         replay_id: format!("{order_no}-{word}"),
@@ -425,6 +426,8 @@ async fn call_back(stage: Arc<Stage>, number: usize) {
     };
     if let Ok((_, Reported::Applied)) = stage.intake(&gateway).called_back(partner, &callback).await {
         stage.promise(order_no, callback.report.as_str());
+        // It does as it says, also where the order did not come through to it.
+        lock(&stage.world).has.entry(order_no.to_owned()).or_insert("");
     }
 }
 
@@ -589,6 +592,9 @@ impl Simulation {
             assert!(legal, "{order_no}: {ways:?}");
         }
         assert_eq!(ways.last(), Some(&kept.status.as_str()), "{order_no}");
+        // Nobody says anything of an order before it is given the order.
+        let said = kept.history.iter().any(|step| Event::parse(&step.event).is_some_and(Event::is_partners));
+        assert!(!said || kept.sent_at_ms.is_some(), "{order_no}: {ways:?}");
         let paid = ways.contains(&"submitted");
         assert_eq!(kept.payment.is_some(), paid, "{order_no}");
         assert_eq!(kept.refund_due, paid && kept.status.owes_refund(), "{order_no}: {ways:?}");

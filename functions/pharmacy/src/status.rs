@@ -100,6 +100,22 @@ impl Event {
         // Every event has a row: a test holds it.
         MOVES.iter().find(|row| row.event == self).unwrap_or(&MOVES[0])
     }
+
+    /// Whether a partner says it, who can have nothing to say before it was given the order.
+    pub(crate) const fn is_partners(self) -> bool {
+        use Event::{
+            PartnerAccepted, PartnerDelivered, PartnerDispensed, PartnerOutOfStock, PartnerRejected, PartnerShipped,
+        };
+        matches!(
+            self,
+            PartnerAccepted
+                | PartnerDispensed
+                | PartnerShipped
+                | PartnerDelivered
+                | PartnerRejected
+                | PartnerOutOfStock
+        )
+    }
 }
 
 impl Status {

@@ -25,7 +25,8 @@ pub(crate) const MIGRATIONS: &[Migration] = &[Migration {
         // `placed_as` is the status of the first answer, which a repetition gets again. `body` is the order as it came
         // in, `reasons` and `hidden` what the rules of `rules_version` said. `payment` and `review` are set by the
         // statement that moves the order: of two, the second finds the status changed. `sent_at_ms` is when the
-        // partner was first given the order: until then a cancellation is nobody else's affair.
+        // partner was first given the order, set before the post: until then a cancellation is nobody else's affair,
+        // and the partner has nothing to say.
         "CREATE TABLE pharmacy_orders (
             seq INTEGER PRIMARY KEY,
             order_no TEXT NOT NULL UNIQUE,
@@ -197,7 +198,8 @@ pub(crate) struct With {
     pub(crate) review: Option<Review>,
 }
 
-/// Moves an order as `step` says, if it is where the event may find it, and returns it as it is then.
+/// Moves an order as `step` says, if it is where the event may find it, and returns it as it is then. What a partner says
+/// counts once it has been given the order: one that moves before would never be given.
 pub(crate) async fn advance(
     db: &Db,
     order_no: &str,
@@ -208,11 +210,11 @@ pub(crate) async fn advance(
     const SQL: &str = "UPDATE pharmacy_orders SET status = $1, history = history || $2, steps = steps + 1,
             updated_at_ms = $3, payment = coalesce(payment, $4), review = coalesce(review, $5),
             refund_due = max(refund_due, $6 AND payment IS NOT NULL)
-        WHERE order_no = $7 AND status IN (SELECT value FROM json_each($8))
+        WHERE order_no = $7 AND status IN (SELECT value FROM json_each($8)) AND (NOT $9 OR sent_at_ms IS NOT NULL)
         RETURNING ";
     let row = event.row();
     let from: Vec<_> = row.from.iter().map(|status| status.as_str()).collect();
-    let values: [Value; 8] = [
+    let values: [Value; 9] = [
         row.to.as_str().into(),
         step.line().into(),
         step.at_ms.into(),
@@ -221,6 +223,7 @@ pub(crate) async fn advance(
         i64::from(row.to.owes_refund()).into(),
         order_no.into(),
         json(&from)?.into(),
+        i64::from(event.is_partners()).into(),
     ];
     db.query_one(&[SQL, COLUMNS].concat(), values).await?.as_ref().map(kept).transpose()
 }
