@@ -338,6 +338,14 @@ impl<'a, C: Courier> Intake<'a, C> {
         }
     }
 
+    /// A partner keeps an order that was called off: its history says so. Returns whether that is new.
+    pub(crate) async fn cancel_refused(&self, order_no: &str, pharmacy: &str, reason: String) -> Result<bool, DbError> {
+        let step = Step::cancel_refused(self.courier.now_ms(), format!("pharmacy:{pharmacy}"), reason);
+        let Some(kept) = store::note(self.db, order_no, Status::Cancelled, &step).await? else { return Ok(false) };
+        self.tell(&[kept]).await?;
+        Ok(true)
+    }
+
     async fn happen(
         &self,
         order_no: &str,

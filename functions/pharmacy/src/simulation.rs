@@ -28,6 +28,7 @@ use shared::{
 };
 
 use crate::{
+    history::CANCEL_REFUSED,
     intake::{FUNCTION, Intake, Placed, Reported},
     notice::notices,
     order::{Order, tests::order},
@@ -145,8 +146,8 @@ struct World {
     told: BTreeMap<String, String>,
     /// What each partner decided of the orders that it has.
     has: BTreeMap<String, &'static str>,
-    /// Orders that partners were told to drop.
-    dropped: BTreeSet<String>,
+    /// Orders that partners were told to drop, and whether they will not.
+    dropped: BTreeMap<String, bool>,
     /// Orders of which somebody was told that they are paid, cancelled, and so on.
     promised: BTreeSet<(String, &'static str)>,
 }
@@ -276,8 +277,8 @@ impl Peer for Partners {
             late_or_well => {
                 let mut world = lock(&self.0);
                 let decision = if request.path == "/cancel" {
-                    world.dropped.insert(order_no);
-                    ""
+                    let keeps = world.dice.happens(300);
+                    if *world.dropped.entry(order_no).or_insert(keeps) { "shipped" } else { "" }
                 } else {
                     let decisions = ["", "", "accepted", "out_of_stock", "rejected"];
                     let decision = decisions[world.dice.below(decisions.len())];
@@ -464,7 +465,7 @@ impl Simulation {
             tokens: 0,
             told: BTreeMap::new(),
             has: BTreeMap::new(),
-            dropped: BTreeSet::new(),
+            dropped: BTreeMap::new(),
             promised: BTreeSet::new(),
         };
         let world = Arc::new(Mutex::new(world));
@@ -582,6 +583,10 @@ impl Simulation {
         let ways: Vec<&str> = kept.history.iter().map(|step| step.status.as_str()).collect();
         assert_eq!(ways.first(), Some(&"received"));
         for (pair, step) in ways.windows(2).zip(kept.history.iter().skip(1)) {
+            if step.event == CANCEL_REFUSED {
+                assert_eq!(pair, ["cancelled"; 2], "{order_no}");
+                continue;
+            }
             let legal = MOVES.iter().any(|row| {
                 row.event.as_str() == step.event
                     && row.to.as_str() == pair[1]
@@ -607,10 +612,14 @@ impl Simulation {
         }
         // It was there, and then called off.
         if has.is_some() && kept.status == Status::Cancelled {
-            assert!(world.dropped.contains(order_no), "{order_no}: its partner does not know");
+            assert!(world.dropped.contains_key(order_no), "{order_no}: its partner does not know");
         }
+        // Whoever was told that a partner keeps it is told once.
+        let keeps = world.dropped.get(order_no).copied().unwrap_or_default();
+        let noted = kept.history.iter().filter(|step| step.event == CANCEL_REFUSED).count();
+        assert_eq!(noted, usize::from(keeps), "{order_no}: {ways:?}");
         if kept.status != Status::Cancelled {
-            assert!(!world.dropped.contains(order_no), "{order_no}");
+            assert!(!world.dropped.contains_key(order_no), "{order_no}");
         }
     }
 }

@@ -228,6 +228,19 @@ pub(crate) async fn advance(
     db.query_one(&[SQL, COLUMNS].concat(), values).await?.as_ref().map(kept).transpose()
 }
 
+/// Adds a step that moves nothing to an order that is at `status`, and returns the order; `None` if it has a step of that
+/// name.
+pub(crate) async fn note(db: &Db, order_no: &str, status: Status, step: &Step) -> Result<Option<Kept>, DbError> {
+    const SQL: &str = "UPDATE pharmacy_orders SET history = history || $1, steps = steps + 1, updated_at_ms = $2
+        WHERE order_no = $3 AND status = $4 AND instr(history, $5) = 0
+        RETURNING ";
+    // As it stands in the history; within a text, the quotation marks are escaped.
+    let name = format!("\"event\":{}", json(&step.event)?);
+    let values: [Value; 5] =
+        [step.line().into(), step.at_ms.into(), order_no.into(), status.as_str().into(), name.into()];
+    db.query_one(&[SQL, COLUMNS].concat(), values).await?.as_ref().map(kept).transpose()
+}
+
 /// Notes that the partner is given the order now, and returns it; `None` if it is not for the partner any more.
 pub(crate) async fn give(db: &Db, order_no: &str, now_ms: i64) -> Result<Option<Kept>, DbError> {
     const SQL: &str = "UPDATE pharmacy_orders SET sent_at_ms = coalesce(sent_at_ms, $1)

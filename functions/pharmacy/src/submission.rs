@@ -19,8 +19,9 @@ use shared::{
 
 use crate::{
     intake::{Denied, Intake, VERSION},
-    partner::{Call, Outgoing, Partner, Reply},
-    store,
+    partner::{Call, Outgoing, Partner, Reply, said},
+    status::Event,
+    store::{self, Kept},
 };
 
 /// Gives the partner an order.
@@ -89,6 +90,30 @@ pub(crate) struct Submissions<'a, C, P> {
     pub(crate) intake: Intake<'a, C>,
 }
 
+/// What a partner makes of a cancellation.
+enum CalledOff {
+    /// It does not have the order, or not any more.
+    Confirmed,
+    /// It keeps it, for this reason.
+    Refused(String),
+    /// Nobody knows: ask again.
+    Unclear(String),
+}
+
+fn called_off(kept: &Kept, answered: &Answered, reply: Reply) -> CalledOff {
+    let takes_it = kept.history.iter().any(|step| Event::parse(&step.event).is_some_and(Event::is_partners));
+    let by_status = || said(&answered.body).unwrap_or_else(|| format!("the pharmacy answered {}", answered.status));
+    match (answered.status, reply) {
+        // It has no such order; one that has spoken of it has no such route.
+        (404 | 410, _) if !takes_it => CalledOff::Confirmed,
+        // The order is too far, or the pharmacy takes no cancellations.
+        (404 | 405 | 409 | 410, _) => CalledOff::Refused(by_status()),
+        (_, Reply::Taken | Reply::Decided(Event::PartnerAccepted, _)) => CalledOff::Confirmed,
+        (_, Reply::Decided(_, reason)) => CalledOff::Refused(reason.unwrap_or_else(by_status)),
+        (_, Reply::Unclear(reason)) => CalledOff::Unclear(reason),
+    }
+}
+
 impl<C: Courier, P: Peer> Submissions<'_, C, P> {
     async fn carry(&self, id: &str, body: &str, within: Duration) -> Result<Answer, Denied> {
         let Some((what, order_no)) = body.split_once(' ') else { return Ok(Answer::Accepted) };
@@ -123,11 +148,18 @@ impl<C: Courier, P: Peer> Submissions<'_, C, P> {
         }
         let reply = self.partner.reply(answered.status, &answered.body);
         if !submits {
-            // Of a cancellation only whether it came through is asked; a partner that never had the order says so.
-            return Ok(match reply {
-                Reply::Unclear(reason) if answered.status != 404 => Answer::Unreachable(reason),
-                _ => Answer::Accepted,
-            });
+            return match called_off(&kept, &answered, reply) {
+                CalledOff::Confirmed => Ok(Answer::Accepted),
+                CalledOff::Unclear(reason) => Ok(Answer::Unreachable(reason)),
+                CalledOff::Refused(reason) => {
+                    // Somebody must call the pharmacy: asking again changes nothing.
+                    if intake.cancel_refused(order_no, self.partner.name(), reason).await? {
+                        let reason = "the pharmacy does not call the order off; its history says why";
+                        self.say("cancel_refused", order_no, reason);
+                    }
+                    Ok(Answer::Accepted)
+                }
+            };
         }
         match reply {
             Reply::Taken => Ok(Answer::Accepted),
@@ -137,6 +169,15 @@ impl<C: Courier, P: Peer> Submissions<'_, C, P> {
                 Ok(Answer::Accepted)
             }
         }
+    }
+}
+
+impl<C, P> Submissions<'_, C, P> {
+    /// Tells operators what they must look at.
+    fn say(&self, outcome: &str, key: &str, detail: &str) {
+        let known_as = KnownAs { pharmacy: self.partner.name(), order_no: None };
+        let (detail, path) = (Some(detail), self.intake.path);
+        Line { known_as, what: "alarm", key, outcome, detail, took: Duration::ZERO, path, version: VERSION }.write();
     }
 }
 
@@ -162,18 +203,7 @@ impl<C: Courier, P: Peer> Courier for Submissions<'_, C, P> {
 
     fn alarm(&self, reason: &str) {
         let detail = format!("{reason}: the secret here is not the pharmacy's; orders wait until it is");
-        let known_as = KnownAs { pharmacy: self.partner.name(), order_no: None };
-        Line {
-            known_as,
-            what: "alarm",
-            key: self.queue,
-            outcome: "misconfigured",
-            detail: Some(&detail),
-            took: Duration::ZERO,
-            path: self.intake.path,
-            version: VERSION,
-        }
-        .write();
+        self.say("misconfigured", self.queue, &detail);
     }
 
     fn patience(&self) -> Duration {

@@ -442,6 +442,54 @@ async fn an_order_is_called_off_and_its_partner_told() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_partner_that_keeps_an_order_which_is_called_off_is_seen() -> Result<()> {
+    let pharmacy = Pharmacy::start()?;
+    let app = app_with(&pharmacy).await?;
+    for (order_no, status, answer, reason) in [
+        ("ST-1", 409, r#"{"reason":"packed already"}"#, Some("packed already")),
+        ("ST-2", 422, r#"{"detail":"too late"}"#, Some("too late")),
+        ("ST-3", 405, "", Some("the pharmacy answered 405")),
+        ("YF-4", 200, r#"{"code":1003,"message":"已发货"}"#, Some("已发货")),
+        ("ST-5", 404, "", None),
+        ("ST-6", 410, "", None),
+        ("YF-7", 200, r#"{"code":0}"#, None),
+    ] {
+        pharmacy.answer(200, r#"{"code":0}"#);
+        paid(&app, order_no).await?;
+        pharmacy.answer(status, answer);
+        let (ok, cancelled) = app.answer(&format!("/pharmacy/orders/{order_no}/cancel"), "").await?;
+        assert_eq!((ok, &cancelled["status"]), (200, &json!("cancelled")));
+        let (_, whole) = app.get_json(&format!("/pharmacy/orders/{order_no}")).await?;
+        let last = whole["history"].as_array().unwrap().last().unwrap();
+        match reason {
+            Some(reason) => assert_eq!(
+                (&last["event"], &last["to"], &last["detail"]),
+                (&json!("cancel_refused"), &json!("cancelled"), &json!(reason))
+            ),
+            None => assert_eq!(last["event"], "cancelled", "{order_no}"),
+        }
+    }
+    let alarm = |line: &Value| line["what"] == "alarm" && line["outcome"] == "cancel_refused" && line["key"] == "YF-4";
+    app.runtime.wait_for_log("pharmacy", PATIENCE, alarm).await?;
+    let (_, done) = app.answer("/pharmacy/submit", "").await?;
+    assert_eq!(done["pending"], 0, "nothing is asked again");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_callback_for_an_order_that_its_partner_was_not_given_moves_nothing() -> Result<()> {
+    // Without an origin the order waits.
+    let app = App::http(|builder| builder.variables([("standard_secret", STANDARD_SECRET)])).await?;
+    paid(&app, "ST-1").await?;
+    let (refused, problem) = reported(&app, "cb-1", "ST-1", "accepted").await?;
+    assert_eq!((refused, &problem["type"]), (409, &json!("urn:clinic:problem:wrong-state")));
+    assert_eq!(status(&app, "ST-1").await?, "submitted");
+    let (_, whole) = app.get_json("/pharmacy/orders/ST-1").await?;
+    assert_eq!(whole["submission"]["state"], "pending", "{whole}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_refusal_is_an_outcome_with_its_reason_and_no_retry() -> Result<()> {
     let pharmacy = Pharmacy::start()?;
     let app = app_with(&pharmacy).await?;

@@ -37,7 +37,7 @@ pub(crate) trait Partner: Send + Sync {
     fn submission(&self, order: &Order, call: &Call<'_>) -> Result<Outgoing, String>;
     /// The request that calls an order off, signed; it may have never heard of it.
     fn cancellation(&self, order: &Order, call: &Call<'_>) -> Result<Outgoing, String>;
-    /// What its answer to a submission means.
+    /// What its answer to a submission means; and that to a cancellation, of which a decision is a refusal.
     fn reply(&self, status: u16, body: &[u8]) -> Reply;
     /// Checks a callback's signature and reads it.
     fn callback(&self, received: &Received<'_>) -> Result<Callback, Refusal>;
@@ -127,6 +127,11 @@ pub(crate) fn reason(object: &Object<'_>) -> Option<String> {
     let text = ["reason", "detail", "message", "msg"].iter().find_map(|name| object.text(name))?.trim();
     let kept = text.chars().filter(|character| !character.is_control()).take(REASON_MAX).collect::<String>();
     (!kept.is_empty()).then_some(kept)
+}
+
+/// [`reason`] of a body.
+pub(crate) fn said(body: &[u8]) -> Option<String> {
+    reason(json::parse(body).ok()?.as_object()?)
 }
 
 /// What an answer means by HTTP, as far as `decide`, which reads its object, has nothing to say.
