@@ -423,20 +423,25 @@ impl<'a, C: Courier> Intake<'a, C> {
         self.outbox().enqueue_rows(&queue, vec![row]).await
     }
 
-    /// Finishes what was begun and cut off: callbacks that were kept and not applied, effects that were not enqueued.
-    /// Returns how many orders it found.
-    pub(crate) async fn finish(&self) -> Result<u64, DbError> {
+    /// Finishes what was begun and cut off, until none is left or the time is over: callbacks that were kept and not
+    /// applied, effects that were not enqueued. Returns how many it found.
+    pub(crate) async fn finish(&self, until_ms: i64) -> Result<u64, DbError> {
         let mut found = 0;
-        for callback in store::open_callbacks(self.db, LEFT).await? {
-            found += 1;
-            if let Err(Denied::Database(error)) = self.apply(&callback).await {
-                return Err(error);
+        loop {
+            let callbacks = store::open_callbacks(self.db, LEFT).await?;
+            for callback in &callbacks {
+                if let Err(Denied::Database(error)) = self.apply(callback).await {
+                    return Err(error);
+                }
+            }
+            let left = store::untold(self.db, LEFT).await?;
+            self.tell(&left).await?;
+            found += (callbacks.len() + left.len()) as u64;
+            let all = [callbacks.len(), left.len()].into_iter().all(|some| (some as i64) < LEFT);
+            if all || self.courier.now_ms() >= until_ms {
+                return Ok(found);
             }
         }
-        let left = store::untold(self.db, LEFT).await?;
-        found += left.len() as u64;
-        self.tell(&left).await?;
-        Ok(found)
     }
 
     /// Delivers an order's messages, and now and then a few that are overdue. What it leaves is in the outbox.

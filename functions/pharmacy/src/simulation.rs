@@ -44,7 +44,7 @@ const START: i64 = 1_481_361_166_000;
 const STEPS: usize = 300;
 
 /// A partner that speaks by lines: `order <number>`, `ok`, `<key> <id> <number> <status>`.
-struct Third;
+pub(crate) struct Third;
 
 impl Partner for Third {
     fn name(&self) -> &'static str {
@@ -88,7 +88,7 @@ impl Partner for Third {
 }
 
 /// Those that there are, and one more.
-const PARTNERS: [&dyn Partner; 3] = [partner::ALL[0], partner::ALL[1], &Third];
+pub(crate) const PARTNERS: [&dyn Partner; 3] = [partner::ALL[0], partner::ALL[1], &Third];
 
 #[test]
 fn a_third_partner_is_one_implementation_and_one_line() {
@@ -434,7 +434,7 @@ async fn call_back(stage: Arc<Stage>, number: usize) {
 async fn submit(stage: Arc<Stage>) {
     let gateway = Gateway(stage.world.clone());
     let intake = stage.intake(&gateway);
-    let _ = intake.finish().await;
+    let _ = intake.finish(gateway.now_ms() + 10_000).await;
     for partner in PARTNERS {
         let queue = queue(partner);
         let account = Account { url: "http://partner".into(), secret: crate::partner::tests::WHSEC.into() };

@@ -4,17 +4,19 @@
 //! What a partner decides is recorded before the row is settled: a crash in between repeats the submission, under the
 //! same id, and the record finds itself made.
 
-use std::{future::Future, time::Duration};
+use std::{collections::BTreeMap, future::Future, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, header};
 use serde::Serialize;
 use shared::{
     clock,
+    config::misconfigured,
     gateway::retry_after_ms,
-    http::send_whole,
+    http::{is_origin, send_whole},
     log::Line,
     outbox::{Answer, Attempted, Courier},
+    problem::{Fault, Problem},
 };
 
 use crate::{
@@ -40,6 +42,51 @@ pub(crate) struct Account {
     /// Origin and path; empty where the partner is not connected yet.
     pub(crate) url: String,
     pub(crate) secret: String,
+}
+
+impl Account {
+    /// The account of a partner whose variables `<name>_origin`, `<name>_path` and `<name>_secret` are these. Without an
+    /// origin it is not connected: its orders wait.
+    ///
+    /// # Errors
+    /// Every fault of every variable.
+    pub(crate) fn of(partner: &dyn Partner, [origin, path, secret]: [&str; 3]) -> Result<Self, Vec<Fault>> {
+        let origin = origin.trim().trim_end_matches('/');
+        let mut faults = Vec::new();
+        let fault = |part: &str, detail: String| Fault::at(format!("/variables/{}_{part}", partner.name()), detail);
+        if !origin.is_empty() && !is_origin(origin) {
+            faults.push(fault("origin", "must be an origin such as https://pharmacy.example.org".into()));
+        }
+        if !path.starts_with('/') {
+            faults.push(fault("path", "must start with /".into()));
+        }
+        if !(origin.is_empty() && secret.is_empty())
+            && let Err(detail) = partner.check_secret(secret)
+        {
+            faults.push(fault("secret", detail));
+        }
+        let url = if origin.is_empty() { String::new() } else { format!("{origin}{}", path.trim_end_matches('/')) };
+        if faults.is_empty() { Ok(Self { url, secret: secret.to_owned() }) } else { Err(faults) }
+    }
+}
+
+/// The partners' accounts, by their names. One whose variables have faults is shut alone: its orders wait, and its
+/// callbacks are told to come again.
+#[derive(Debug, Default)]
+pub(crate) struct Pharmacies(pub(crate) BTreeMap<&'static str, Result<Account, Vec<Fault>>>);
+
+impl Pharmacies {
+    /// A partner's account.
+    ///
+    /// # Errors
+    /// 503 with the faults of its variables.
+    pub(crate) fn account(&self, partner: &dyn Partner) -> Result<&Account, Problem> {
+        match self.0.get(partner.name()) {
+            Some(Ok(account)) => Ok(account),
+            Some(Err(faults)) => Err(misconfigured(faults.clone())),
+            None => Err(misconfigured(vec![Fault::at(format!("/variables/{}_origin", partner.name()), "is missing")])),
+        }
+    }
 }
 
 /// What a partner answered.

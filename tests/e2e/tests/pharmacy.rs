@@ -707,6 +707,104 @@ async fn the_stream_is_drained_by_http_where_no_trigger_hears_it() -> Result<()>
 }
 
 #[tokio::test]
+async fn a_drain_that_finds_no_redis_still_gives_partners_what_is_due() -> Result<()> {
+    let address: SocketAddr = format!("127.0.0.1:{}", harness::port::free()).parse()?;
+    let app = App::http(|builder| {
+        builder
+            .variables([("standard_origin", format!("http://{address}"))])
+            .variables([("standard_secret", STANDARD_SECRET), ("redis_url", "redis://127.0.0.1:1")])
+    })
+    .await?;
+    paid(&app, "ST-1").await?;
+    let back = Pharmacy::start_at(address)?;
+    let deadline = Instant::now() + PATIENCE;
+    while back.received().is_empty() {
+        let (status, problem) = app.answer("/pharmacy/drain?seconds=5", "").await?;
+        assert_eq!(status, 503, "the stream cannot be read: {problem}");
+        ensure!(Instant::now() < deadline, "nothing is submitted");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_partner_whose_variables_have_faults_is_shut_alone() -> Result<()> {
+    let pharmacy = Pharmacy::start()?;
+    let faulty = [("standard_secret", "no secret"), ("standard_path", "orders")];
+    let app = App::http(|builder| builder.variables(accounts(&pharmacy)).variables(faulty)).await?;
+    pharmacy.answer(200, r#"{"code":0}"#);
+    paid(&app, "ST-1").await?;
+    paid(&app, "YF-1").await?;
+    let received = pharmacy.wait_for(1, PATIENCE).await?;
+    assert_eq!(received[0].json()["orderNo"], "YF-1");
+    let (shut, problem) = reported(&app, "cb-1", "ST-1", "accepted").await?;
+    assert_eq!((shut, problem["errors"].as_array().map(Vec::len)), (503, Some(2)), "{problem}");
+    let body = json!({"orderNo": "YF-1", "status": "ACCEPTED", "timestamp": now_ms(), "nonce": "n-1"});
+    assert_eq!(yifeng_call(&app, body, YIFENG_SECRET).await?.1["outcome"], "applied");
+    let (ok, done) = app.answer("/pharmacy/submit", "").await?;
+    assert_eq!((ok, &done["pharmacies"]["standard"]["pending"]), (200, &json!(1)), "{done}");
+    assert_eq!(app.get_json("/pharmacy/stats").await?.1["submissions_pending"], json!({"standard": 1, "yifeng": 0}));
+    let alarm =
+        |line: &Value| line["what"] == "alarm" && line["outcome"] == "misconfigured" && line["key"] == "standard";
+    app.runtime.wait_for_log("pharmacy", PATIENCE, alarm).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn traffic_alone_submits_what_is_overdue() -> Result<()> {
+    let address: SocketAddr = format!("127.0.0.1:{}", harness::port::free()).parse()?;
+    let up = Pharmacy::start()?;
+    let settings = [("yifeng_origin", format!("http://{address}"))];
+    let app = App::http(|builder| builder.variables(accounts(&up)).variables(settings)).await?;
+    paid(&app, "YF-1").await?;
+    let back = Pharmacy::start_at(address)?;
+    back.answer(200, r#"{"code":0}"#);
+    let deadline = Instant::now() + PATIENCE;
+    for number in 0.. {
+        paid(&app, &format!("ST-{number}")).await?;
+        if !back.received().is_empty() {
+            break;
+        }
+        ensure!(Instant::now() < deadline, "nobody submits it");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn no_line_of_the_log_tells_who_a_patient_is() -> Result<()> {
+    let pharmacy = Pharmacy::start()?;
+    let app = app_with(&pharmacy).await?;
+    pharmacy.answer(200, r#"{"code":1003,"message":"王芳 13800138000"}"#);
+    paid(&app, "YF-1").await?;
+    pharmacy.answer(500, r#"{"detail":"王芳 lives at 徐汇区"}"#);
+    paid(&app, "ST-1").await?;
+    pharmacy.answer(409, r#"{"reason":"王芳 has it"}"#);
+    app.answer("/pharmacy/orders/ST-1/cancel", r#"{"reason":"王芳 called 13800138000"}"#).await?;
+    pharmacy.answer(200, "");
+    paid(&app, "ST-2").await?;
+    let body = json!({"order_no": "ST-2", "status": "rejected", "reason": "王芳 is unknown"});
+    assert_eq!(call_back(&app, STANDARD_SECRET, "cb-1", 0, &body).await?.0, 200);
+    place(&app, &with_lines("ST-3", json!([line("rx", 1, None)]))).await?;
+    let note = json!({"pharmacist_id": "ph-1", "decision": "reject", "note": "王芳 13800138000"});
+    assert_eq!(app.answer("/pharmacy/orders/ST-3/review", note.to_string()).await?.0, 200);
+    app.answer("/pharmacy/submit", "").await?;
+    for what in ["order", "callback", "submission", "message"] {
+        app.runtime
+            .wait_for_log("pharmacy", PATIENCE, |line| line["what"] == what || line.get("operate").is_some())
+            .await?;
+    }
+    let logs = app.runtime.logs("pharmacy");
+    for what in ["order", "callback", "submission"] {
+        assert!(logs.iter().any(|line| line["what"] == what), "{what}");
+    }
+    for secret in ["王芳", "13800138000", "徐汇区", STANDARD_SECRET, YIFENG_SECRET, API_TOKEN] {
+        let told = logs.iter().find(|line| line.to_string().contains(secret));
+        assert!(told.is_none(), "{secret}: {told:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_killed_host_loses_no_paid_order_and_tells_nobody_twice() -> Result<()> {
     let pharmacy = Pharmacy::start()?;
     let mut app = App::http(|builder| builder.variables(accounts(&pharmacy))).await?;
