@@ -651,6 +651,13 @@ async fn operators_try_replace_and_roll_back_rules() -> Result<()> {
     let rollback = |body: &'static str| answered(app.admin(Method::POST, "/pharmacy/rules/rollback").body(body));
     assert_eq!((rollback(r#"{"version":9}"#).await?.0, rollback("{}").await?.0), (404, 400));
 
+    // What would go too deep for a component's stack is refused, and the component lives.
+    for step in ["+1", "==1", ".a", "[0]", "||1==1"] {
+        let deep = format!("1{} == 2", step.repeat(985 / step.len()));
+        let check = json!({"order": order("ST-1"), "rules": toml.replace("line.quantity > most", &deep)});
+        let (status, answer) = app.answer("/pharmacy/rules/check", check.to_string()).await?;
+        assert!(matches!(status, 200 | 400), "{step}: {answer}");
+    }
     let errs = toml.replace("line.quantity > most", "line.days > 1 && line.weight > 1");
     assert_eq!(put(errs).await?.1["version"], 3);
     let (_, queued) = place(&app, &order("ST-4")).await?;
