@@ -128,9 +128,16 @@ pub(crate) async fn rules(db: &Db) -> Result<Arc<RuleSet>, Problem> {
         (Some(kept), _) => compiled(&kept.source, kept.version)?,
         (None, None) => shipped()?,
     };
-    let compiled = Arc::new(compiled);
-    *RULES.write().unwrap_or_else(PoisonError::into_inner) = Some(compiled.clone());
-    Ok(compiled)
+    Ok(kept_newer(&mut RULES.write().unwrap_or_else(PoisonError::into_inner), compiled))
+}
+
+/// Keeps a set unless a newer one is there, and returns the one that is kept: of two requests that compile at the same
+/// time, the one that asked first may be done last.
+fn kept_newer(kept: &mut Option<Arc<RuleSet>>, compiled: RuleSet) -> Arc<RuleSet> {
+    match kept {
+        Some(newer) if newer.version >= compiled.version => newer.clone(),
+        older => older.insert(Arc::new(compiled)).clone(),
+    }
 }
 
 fn shipped() -> Result<RuleSet, Problem> {
@@ -173,6 +180,20 @@ async fn load() -> Result<Config, Problem> {
         (accounts, gateways) => {
             faults.extend([accounts.err(), gateways.err()].into_iter().flatten().flatten());
             Err(misconfigured(faults))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_older_set_that_is_compiled_last_puts_no_newer_one_out_of_force() {
+        let set = |version| RuleSet::compile(&Source::shipped().unwrap(), version).unwrap();
+        let mut kept = None;
+        for (compiled, in_force) in [(0, 0), (2, 2), (1, 2), (0, 2), (3, 3)] {
+            assert_eq!(kept_newer(&mut kept, set(compiled)).version, in_force);
         }
     }
 }

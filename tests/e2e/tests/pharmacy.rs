@@ -622,6 +622,11 @@ async fn operators_try_replace_and_roll_back_rules() -> Result<()> {
     assert_eq!(checked["lines"][0]["fired"][0]["rule"], "at_most");
     let (_, checked) = app.answer("/pharmacy/rules/check", json!({"order": order("ST-1")}).to_string()).await?;
     assert_eq!((&checked["status"], &checked["version"]), (&json!("awaiting_payment"), &json!(0)));
+    for nothing in [json!([]), json!("")] {
+        let check = json!({"order": order("ST-1"), "rules": nothing});
+        let (refused, problem) = app.answer("/pharmacy/rules/check", check.to_string()).await?;
+        assert_eq!((refused, &problem["errors"][0]["pointer"]), (400, &json!("/rules")), "{problem}");
+    }
     assert_eq!(app.get_json("/pharmacy/orders/ST-1").await?.0, 404, "checking keeps nothing");
 
     let put = |body: String| answered(app.admin(Method::PUT, "/pharmacy/rules").body(body));

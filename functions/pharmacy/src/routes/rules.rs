@@ -191,9 +191,16 @@ pub(super) async fn check(request: Request) -> Result<Json<Checked>, Problem> {
             None
         }
     };
-    let proposal = Proposal::of_json(&value).map_err(|found| faults.extend(found)).ok();
+    let proposal = Proposal::of_json(&value, &["order"]).map_err(|found| faults.extend(found)).ok();
     // The samples are for a set that is to stay.
-    let own = match proposal.filter(|proposal| !proposal.source.rules.is_empty()) {
+    let proposes = ["rules", "toml", "constants"]
+        .iter()
+        .any(|name| value.as_object().is_some_and(|object| object.present(name).is_some()));
+    let own = match proposal.filter(|_| proposes) {
+        Some(proposal) if proposal.source.rules.is_empty() => {
+            faults.push(Fault::at("/rules", "must have a rule; without `rules` those in force are asked"));
+            None
+        }
         Some(proposal) => RuleSet::compile(&proposal.source, 0).map_err(|found| faults.extend(found)).ok(),
         None => None,
     };
