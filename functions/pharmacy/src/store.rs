@@ -440,3 +440,88 @@ pub(crate) async fn add_rules(
     let row = db.query_one(&[SQL, RULES].concat(), values).await?.ok_or(DbError::Column(0))?;
     kept_rules(&row)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{order::tests::order, status::tests::LIFE};
+    use shared::db::{migration::migrate, native::Native};
+
+    const NOW: i64 = 1_481_361_166_000;
+
+    async fn database() -> Db {
+        let db = Native::in_memory();
+        migrate(&db, "pharmacy", MIGRATIONS).await.unwrap();
+        db
+    }
+
+    fn new_order(order_no: &str) -> NewOrder {
+        NewOrder {
+            order_no: order_no.to_owned(),
+            pharmacy: "standard",
+            status: "received",
+            rules_version: 0,
+            reasons: "[]".into(),
+            hidden: "[]".into(),
+            body: serde_json::to_string(&order(order_no)).unwrap(),
+            amount_fen: 12_800,
+            history: Step::received(NOW, "doctor:17".into()).line(),
+            steps: 1,
+        }
+    }
+
+    /// All that is kept of an order.
+    async fn row(db: &Db, order_no: &str) -> Row {
+        db.query_one("SELECT * FROM pharmacy_orders WHERE order_no = $1", [order_no.into()]).await.unwrap().unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_illegal_move_is_refused_and_changes_nothing_and_a_legal_one_is_one_step() {
+        let db = database().await;
+        let mut illegal = 0;
+        for from in Status::ALL {
+            for event in Event::ALL {
+                for given in [false, true] {
+                    let order_no = format!("ST-{}-{}-{given}", from.as_str(), event.as_str());
+                    insert(&db, &[new_order(&order_no)], NOW).await.unwrap();
+                    let put = "UPDATE pharmacy_orders SET status = $1, sent_at_ms = $2 WHERE order_no = $3";
+                    let values = [from.as_str().into(), given.then_some(NOW).into(), order_no.as_str().into()];
+                    db.execute(put, values).await.unwrap();
+                    let before = row(&db, &order_no).await;
+                    let step = Step::new(*event, NOW + 1, Some("who".into()), None);
+                    let moved = advance(&db, &order_no, *event, &step, &With::default()).await.unwrap();
+                    let legal = LIFE.iter().find(|way| (way.0, way.1) == (from.as_str(), event.as_str()));
+                    match legal.filter(|_| given || !event.is_partners()) {
+                        Some((.., to)) => {
+                            let moved = moved.unwrap_or_else(|| panic!("{order_no} is refused"));
+                            assert_eq!((moved.status.as_str(), moved.history.last()), (*to, Some(&step)));
+                            assert_eq!((moved.history.len(), moved.updated_at_ms), (2, NOW + 1));
+                        }
+                        None => {
+                            assert!(moved.is_none(), "{order_no} is moved");
+                            assert_eq!(row(&db, &order_no).await, before, "{order_no}");
+                            illegal += 1;
+                        }
+                    }
+                }
+            }
+        }
+        // Of both kinds; and of those that are not given, what a partner says.
+        let says = LIFE.iter().filter(|(_, event, _)| event.starts_with("partner_")).count();
+        assert_eq!(illegal, 2 * (Status::ALL.len() * Event::ALL.len() - LIFE.len()) + says);
+    }
+
+    #[tokio::test]
+    async fn a_step_that_moves_nothing_is_noted_once_and_where_it_belongs() {
+        let db = database().await;
+        insert(&db, &[new_order("ST-1")], NOW).await.unwrap();
+        let refused = |reason: &str| Step::cancel_refused(NOW, "pharmacy:standard".into(), reason.into());
+        assert!(note(&db, "ST-1", Status::Cancelled, &refused("packed")).await.unwrap().is_none(), "it is received");
+        db.execute("UPDATE pharmacy_orders SET status = 'cancelled'", []).await.unwrap();
+        // What it says of itself in its words is no step.
+        let quoted = refused(r#""event":"cancel_refused""#);
+        let noted = note(&db, "ST-1", Status::Cancelled, &quoted).await.unwrap().unwrap();
+        assert_eq!((noted.status, noted.history.last()), (Status::Cancelled, Some(&quoted)));
+        assert!(note(&db, "ST-1", Status::Cancelled, &refused("packed")).await.unwrap().is_none());
+    }
+}
