@@ -21,7 +21,7 @@ use shared::{
 
 use super::{HttpIntake, SPEND, allowed, body, intake, must_be_one_of, parsed, work};
 use crate::{
-    config::{db, pharmacies, rules},
+    config::{pharmacies, rules},
     history::{self, Told},
     intake::{Answer, Placed, missing, submission_id, until_ms},
     order::Order,
@@ -29,7 +29,7 @@ use crate::{
     rules::Fired,
     status::Status,
     store::{self, Filter, Kept, Payment, Review},
-    submission::{Outbound, SUBMIT},
+    submission::{Outbound, SUBMIT, queue},
 };
 
 /// Overdue submissions to each partner that a payment posts beside its own.
@@ -201,11 +201,11 @@ struct Submission {
 
 /// One order with its history.
 pub(super) async fn one(Path(order_no): Path<String>, request: Request) -> Result<Json<Whole>, Problem> {
-    allowed(Role::Service, request.headers()).await?;
-    let db = db().await?;
+    let config = allowed(Role::Service, request.headers()).await?;
+    let HttpIntake { db, partners, .. } = intake(config).await?;
     let kept = store::get(db, &order_no).await?.ok_or_else(|| missing(&order_no))?;
-    let submission = match kept.payment {
-        Some(_) => ledger::get(db, &submission_id(SUBMIT, &order_no)).await?,
+    let submission = match partner::named(partners, &kept.pharmacy).filter(|_| kept.payment.is_some()) {
+        Some(partner) => ledger::get_of(db, &queue(partner), &submission_id(SUBMIT, &order_no)).await?,
         None => None,
     };
     let submission = submission.map(|row| Submission {
