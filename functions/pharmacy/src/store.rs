@@ -19,7 +19,15 @@ use crate::{
 };
 
 /// This function's tables.
-pub(crate) const MIGRATIONS: &[Migration] = &[Migration {
+pub(crate) const MIGRATIONS: &[Migration] = &[TABLES, SETTLED];
+
+const SETTLED: Migration = Migration {
+    version: 2,
+    // Which callbacks are old enough to be forgotten.
+    statements: &["CREATE INDEX pharmacy_callbacks_settled ON pharmacy_callbacks (received_at_ms) WHERE settled = 1"],
+};
+
+const TABLES: Migration = Migration {
     version: 1,
     statements: &[
         // `placed_as` is the status of the first answer, which a repetition gets again. `body` is the order as it came
@@ -75,7 +83,7 @@ pub(crate) const MIGRATIONS: &[Migration] = &[Migration {
             at_ms INTEGER NOT NULL
         )",
     ],
-}];
+};
 
 /// An order to be kept.
 #[derive(Serialize)]
@@ -376,6 +384,16 @@ pub(crate) async fn forget_callback(db: &Db, pharmacy: &str, replay_id: &str) ->
     db.execute(SQL, [pharmacy.into(), replay_id.into()]).await
 }
 
+/// Forgets applied callbacks that came before `before_ms`, at most `rows` of them, and returns how many. One that comes
+/// again under its id after that finds an order that does not go back.
+pub(crate) async fn forget_callbacks(db: &Db, before_ms: i64, rows: i64) -> Result<u64, DbError> {
+    const SQL: &str = "DELETE FROM pharmacy_callbacks
+        WHERE rowid IN (SELECT rowid FROM pharmacy_callbacks
+            WHERE settled = 1 AND received_at_ms < $1 ORDER BY received_at_ms LIMIT $2)
+        RETURNING 1";
+    Ok(db.query(SQL, [before_ms.into(), rows.into()]).await?.len() as u64)
+}
+
 /// Callbacks that were kept and not applied, the oldest first.
 pub(crate) async fn open_callbacks(db: &Db, limit: i64) -> Result<Vec<KeptCallback>, DbError> {
     let sql = format!("SELECT {CALLBACK} FROM pharmacy_callbacks WHERE settled = 0 ORDER BY received_at_ms LIMIT $1");
@@ -509,6 +527,27 @@ mod tests {
         // Of both kinds; and of those that are not given, what a partner says.
         let says = LIFE.iter().filter(|(_, event, _)| event.starts_with("partner_")).count();
         assert_eq!(illegal, 2 * (Status::ALL.len() * Event::ALL.len() - LIFE.len()) + says);
+    }
+
+    #[tokio::test]
+    async fn old_callbacks_are_forgotten_bite_by_bite_unless_they_are_still_to_be_applied() {
+        let db = database().await;
+        for number in 0..5 {
+            let replay_id = format!("cb-{number}");
+            let order_no = Id::parse("ST-1").unwrap();
+            let callback = Callback { replay_id, order_no, report: Event::PartnerShipped, reason: None };
+            keep_callback(&db, "standard", &callback, NOW + number).await.unwrap();
+            if number > 0 {
+                settle_callback(&db, "standard", &callback.replay_id).await.unwrap();
+            }
+        }
+        let mut forgotten = Vec::new();
+        for _ in 0..3 {
+            forgotten.push(forget_callbacks(&db, NOW + 4, 2).await.unwrap());
+        }
+        assert_eq!(forgotten, [2, 1, 0]);
+        let left = db.query("SELECT replay_id FROM pharmacy_callbacks ORDER BY replay_id", []).await.unwrap();
+        assert_eq!(left.iter().map(|row| row.text(0).unwrap()).collect::<Vec<_>>(), ["cb-0", "cb-4"]);
     }
 
     #[tokio::test]

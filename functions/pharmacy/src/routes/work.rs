@@ -35,6 +35,11 @@ const SECONDS: u64 = 10;
 /// The most that it may ask for: Fermyon Wasm Functions end a request after 30 s.
 const SECONDS_MAX: u64 = 25;
 
+/// A callback's id is known for a day: far longer than the 5 minutes that its signature holds.
+const CALLBACKS_KEPT_MS: i64 = 24 * 3_600_000;
+/// Callbacks that one call forgets: a small bite, as it holds the database's write lock.
+const CALLBACKS_FORGOTTEN: i64 = 1_000;
+
 /// What a delivery did, and what it left.
 #[derive(Debug, Serialize)]
 pub(super) struct Done {
@@ -119,6 +124,7 @@ async fn done(config: &'static Config, budget: Duration) -> Result<Submitted, Pr
     let outbox = intake.outbox();
     let tally = outbox.deliver(Whose::Any, usize::MAX, until_ms).await?;
     outbox.forget_bodies().await?;
+    store::forget_callbacks(intake.effects, clock::now_ms() - CALLBACKS_KEPT_MS, CALLBACKS_FORGOTTEN).await?;
     let mut total = Done { tally: Tally::default(), pending: 0 };
     for one in pharmacies.values() {
         total.tally += one.tally;
