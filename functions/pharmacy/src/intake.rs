@@ -194,13 +194,12 @@ impl<'a, C: Courier> Intake<'a, C> {
         let inserted = store::insert(self.db, &rows, now_ms).await?;
         let numbers: Vec<_> = rows.iter().map(|row| row.order_no.as_str()).collect();
         let kept = store::get_all(self.db, &numbers).await?;
-        self.tell(&kept).await?;
-        let kept: BTreeMap<_, _> = kept.iter().map(|kept| (kept.order.order_no.as_str(), kept)).collect();
+        let by_number: BTreeMap<_, _> = kept.iter().map(|kept| (kept.order.order_no.as_str(), kept)).collect();
         // Of two with one number in one batch, the first is the new one.
         let mut new: Vec<&str> = inserted.iter().map(String::as_str).collect();
         let mut placed = Vec::with_capacity(rows.len());
         for row in &rows {
-            let kept = kept.get(row.order_no.as_str());
+            let kept = by_number.get(row.order_no.as_str());
             let kept = kept.ok_or_else(|| DbError::Other("an order that is kept cannot be read".into()))?;
             let is_new = new.iter().position(|number| *number == row.order_no).map(|place| new.swap_remove(place));
             let answer = Answer::of(kept, kept.placed_as);
@@ -209,9 +208,11 @@ impl<'a, C: Courier> Intake<'a, C> {
                 None if kept.body == row.body => (Placed::Again(answer), "repeated"),
                 None => (Placed::Conflict, "conflict"),
             };
+            // It is so already, whatever becomes of its effects.
             log("order", &row.order_no, said, None, started.elapsed(), self.path);
             placed.push(outcome);
         }
+        self.tell(&kept).await?;
         Ok(placed)
     }
 

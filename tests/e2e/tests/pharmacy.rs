@@ -323,6 +323,8 @@ async fn rules_reject_or_queue_and_the_first_pharmacist_decides() -> Result<()> 
     assert_eq!(waiting["order_no"], "ST-3");
     let lines = waiting["prescription"]["lines"].as_array().context("it has lines")?;
     assert!(lines.len() == 2 && lines.iter().all(|line| line["category"] != "otc"), "{waiting}");
+    assert_eq!((&lines[0]["line"], &lines[1]["line"]), (&json!(1), &json!(2)), "as the reasons name them");
+    assert!(waiting["reasons"].as_array().unwrap().iter().all(|reason| reason["line"] != 0), "{waiting}");
     assert!(!waiting.to_string().contains("13800138000"));
     let cursor = page["next_cursor"].as_str().context("there is more")?;
     let (_, page) = app.get_json(&format!("/pharmacy/reviews?limit=1&cursor={cursor}")).await?;
@@ -531,6 +533,11 @@ async fn an_order_outlives_a_partner_that_is_down_and_one_that_is_up_does_not_wa
     let (_, whole) = app.get_json("/pharmacy/orders/YF-0").await?;
     assert_eq!((&whole["status"], &whole["submission"]["state"]), (&json!("submitted"), &json!("pending")), "{whole}");
     assert!(whole["submission"]["attempted"][0]["detail"].as_str().unwrap().contains("refused the connection"));
+    let (_, page) = app.get_json("/pharmacy/submissions?order_no=YF-0").await?;
+    let submission = page["items"][0]["id"].as_str().context("it is listed")?;
+    assert_eq!(app.get_json(&format!("/push/messages/{submission}")).await?.0, 404, "it is no message");
+    let retry = app.admin(Method::POST, &format!("/push/messages/{submission}/retry"));
+    assert_eq!(answered(retry).await?.0, 404);
     let back = Pharmacy::start_at(address)?;
     back.answer(200, r#"{"code":0,"status":"ACCEPTED"}"#);
     for number in 0..10 {
@@ -696,6 +703,8 @@ async fn orders_come_by_channel_and_stream_and_what_is_none_is_put_aside() -> Re
             line["outcome"] == "rejected" && line["path"] == "redis" && line["detail"].to_string().contains("YF")
         })
         .await?;
+    let nonsense = |line: &Value| line["path"] == "redis" && line["detail"].to_string().contains("not JSON");
+    app.runtime.wait_for_log("pharmacy-events", PATIENCE, nonsense).await?;
     for secret in ["王芳", "13800138000", "徐汇区"] {
         let logs = [app.runtime.logs("pharmacy-events"), app.runtime.logs("pharmacy")].concat();
         assert!(!logs.iter().any(|line| line.to_string().contains(secret)), "{secret}");
