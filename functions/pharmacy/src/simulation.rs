@@ -1,5 +1,5 @@
-//! Orders on a real SQLite, with everything else simulated: two workers that are cut off at any point, partners, a push
-//! gateway, and time. A run is decided by its seed alone, so that a failing one replays:
+//! Orders on a real SQLite, with everything else simulated: two workers that are cut off at any point, power cuts that
+//! undo what nobody waited for the disk for, partners, a push gateway, and time. A run is decided by its seed alone, so that a failing one replays:
 //! `SIMULATION_SEED=7 cargo test -p pharmacy simulation`.
 //!
 //! One of the partners is [`Third`], which no line but those here knows. At the end the books are checked: every order
@@ -128,6 +128,8 @@ enum Faults {
     Random,
     /// The worker is cut off at this point of the run, counted from 0, and nothing else happens.
     CutOffAt(usize),
+    /// The power is cut at this point, and nothing else happens.
+    PowerCutAt(usize),
     /// Nothing.
     None,
 }
@@ -141,6 +143,8 @@ struct World {
     now_ms: i64,
     /// The worker that is running is to be cut off.
     cut_off: bool,
+    /// There are commits that a power cut undoes: they stand within the savepoint `unsynced`.
+    unsynced: bool,
     tokens: u64,
     /// Messages that the gateway accepted, by id, with whom and what they tell.
     told: BTreeMap<String, String>,
@@ -177,7 +181,7 @@ async fn point(world: &Shared) {
         world.points += 1;
         world.cut_off = match world.faults {
             Faults::Random => world.dice.happens(8),
-            Faults::CutOffAt(point) => point == here,
+            Faults::CutOffAt(point) | Faults::PowerCutAt(point) => point == here,
             Faults::None => false,
         };
         world.cut_off
@@ -193,10 +197,32 @@ fn fails(world: &Shared, per_mille: u64) -> bool {
     matches!(world.faults, Faults::Random) && world.dice.happens(per_mille)
 }
 
-/// SQLite, with points around every statement.
+/// SQLite, with points around every statement. Commits of the connection for effects wait for no disk: all since the last
+/// that did are lost together when the power is cut.
 struct Pointed {
     db: Db,
     world: Shared,
+    of_effects: bool,
+}
+
+impl Pointed {
+    async fn commit(&self, sql: &str, values: Vec<Value>) -> Result<Vec<Row>, DbError> {
+        if self.of_effects && !std::mem::replace(&mut lock(&self.world).unsynced, true) {
+            self.db.execute("SAVEPOINT unsynced", []).await?;
+        }
+        let before = self.changes().await?;
+        let result = self.db.query(sql, values).await;
+        // What changes nothing commits nothing, and makes nothing last.
+        let lasts = !self.of_effects && self.changes().await? != before;
+        if lasts && std::mem::take(&mut lock(&self.world).unsynced) {
+            self.db.execute("RELEASE unsynced", []).await?;
+        }
+        result
+    }
+
+    async fn changes(&self) -> Result<i64, DbError> {
+        self.db.query_one("SELECT total_changes()", []).await?.ok_or(DbError::Column(0))?.integer(0)
+    }
 }
 
 impl Engine for Pointed {
@@ -207,7 +233,7 @@ impl Engine for Pointed {
             if fails(&self.world, 10) {
                 return Err(DbError::Busy);
             }
-            let result = self.db.query(sql, values).await;
+            let result = self.commit(sql, values).await;
             point(&self.world).await;
             result
         })
@@ -319,6 +345,7 @@ fn numbered(body: &str) -> String {
 struct Stage {
     world: Shared,
     db: Db,
+    effects: Db,
     plain: Db,
     rules: &'static RuleSet,
     accounts: Accounts,
@@ -328,7 +355,7 @@ impl Stage {
     fn intake<'a>(&'a self, gateway: &'a Gateway) -> Intake<'a, Gateway> {
         Intake {
             db: &self.db,
-            effects: &self.db,
+            effects: &self.effects,
             partners: &PARTNERS,
             accounts: &self.accounts,
             courier: gateway,
@@ -440,7 +467,7 @@ async fn submit(stage: Arc<Stage>) {
         let account = Account { url: "http://partner".into(), secret: crate::partner::tests::WHSEC.into() };
         let peer = Partners(stage.world.clone());
         let courier = Submissions { partner, account: &account, queue: &queue, peer: &peer, intake };
-        let outbox = Outbox { db: &stage.db, courier: &courier, function: FUNCTION };
+        let outbox = Outbox { db: &stage.effects, courier: &courier, function: FUNCTION };
         let _ = outbox.deliver(Whose::Any, 64, gateway.now_ms() + 20_000).await;
     }
     let _ = intake.outbox().deliver(Whose::Any, 64, gateway.now_ms() + 10_000).await;
@@ -462,6 +489,7 @@ impl Simulation {
             points: 0,
             now_ms: START,
             cut_off: false,
+            unsynced: false,
             tokens: 0,
             told: BTreeMap::new(),
             has: BTreeMap::new(),
@@ -469,7 +497,8 @@ impl Simulation {
             promised: BTreeSet::new(),
         };
         let world = Arc::new(Mutex::new(world));
-        let db = Db::new(Pointed { db: plain.clone(), world: world.clone() });
+        let [db, effects] =
+            [false, true].map(|of_effects| Db::new(Pointed { db: plain.clone(), world: world.clone(), of_effects }));
         let accounts = Accounts {
             wechat_template_id: "wx".into(),
             wechat_link: String::new(),
@@ -480,7 +509,7 @@ impl Simulation {
         // Compiling takes longer than a run.
         static RULES: LazyLock<RuleSet> = LazyLock::new(|| RuleSet::compile(&Source::shipped().unwrap(), 0).unwrap());
         let rules = &*RULES;
-        Self { stage: Arc::new(Stage { world, db, plain, rules, accounts }) }
+        Self { stage: Arc::new(Stage { world, db, effects, plain, rules, accounts }) }
     }
 
     /// What a worker does next, at random.
@@ -521,10 +550,34 @@ impl Simulation {
             match worker.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
                 Poll::Ready(()) => {}
                 // Cut off: what it held, it holds until its leases end.
-                Poll::Pending if lock(world).cut_off => {}
+                Poll::Pending if lock(world).cut_off => {
+                    if self.power_is_cut() {
+                        workers = [None, None];
+                    }
+                }
                 Poll::Pending => workers[which] = Some(worker),
             }
         }
+    }
+
+    /// Whether a worker that was cut off was cut off with everything else; then the disk alone is left.
+    fn power_is_cut(&self) -> bool {
+        let unsynced = {
+            let mut world = lock(&self.stage.world);
+            let is_cut = match world.faults {
+                Faults::Random => world.dice.happens(300),
+                Faults::PowerCutAt(_) => true,
+                Faults::CutOffAt(_) | Faults::None => false,
+            };
+            if !is_cut {
+                return false;
+            }
+            std::mem::take(&mut world.unsynced)
+        };
+        for statement in ["ROLLBACK TO unsynced", "RELEASE unsynced"].into_iter().filter(|_| unsynced) {
+            block_on(self.stage.plain.execute(statement, [])).unwrap();
+        }
+        true
     }
 
     /// Everything works again: what was begun is finished, by a scheduler alone.
@@ -668,13 +721,14 @@ fn whatever_fails_every_order_goes_a_legal_way_and_each_step_is_told_once() {
 }
 
 #[test]
-fn a_worker_that_is_cut_off_at_any_point_loses_nothing() {
+fn a_worker_or_the_power_that_is_cut_off_at_any_point_loses_nothing() {
     let seeds = number("SIMULATION_SEED").map_or(0..1, |seed| seed..seed + 1);
     for seed in seeds {
         let points = named(seed, Faults::None, "without faults");
         assert!(points > 100, "there is little to cut off: {points}");
         for point in 0..points {
             named(seed, Faults::CutOffAt(point), &format!("cut off at {point}"));
+            named(seed, Faults::PowerCutAt(point), &format!("power cut at {point}"));
         }
     }
 }
