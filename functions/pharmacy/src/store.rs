@@ -297,8 +297,8 @@ pub(crate) struct Filter {
     pub(crate) cursor: Option<i64>,
 }
 
-/// At most `limit` orders, the newest first, or the oldest where they stand in a queue.
-pub(crate) async fn list(db: &Db, filter: &Filter, queue: bool, limit: usize) -> Result<Vec<Kept>, DbError> {
+/// The statement for at most `limit` orders, the newest first, or the oldest where they stand in a queue.
+fn select(columns: &str, filter: &Filter, queue: bool, limit: usize) -> (String, Vec<Value>) {
     let conditions = [
         ("status =", filter.status.map(|status| status.as_str().into())),
         ("pharmacy =", filter.pharmacy.as_deref().map(Value::from)),
@@ -306,7 +306,7 @@ pub(crate) async fn list(db: &Db, filter: &Filter, queue: bool, limit: usize) ->
         ("created_at_ms <", filter.to_ms.map(Value::from)),
         (if queue { "seq >" } else { "seq <" }, filter.cursor.map(Value::from)),
     ];
-    let mut sql = format!("SELECT {COLUMNS} FROM pharmacy_orders WHERE true");
+    let mut sql = format!("SELECT {columns} FROM pharmacy_orders WHERE true");
     let mut values: Vec<Value> = Vec::new();
     for (condition, value) in conditions {
         if let Some(value) = value {
@@ -317,7 +317,68 @@ pub(crate) async fn list(db: &Db, filter: &Filter, queue: bool, limit: usize) ->
     values.push(i64::try_from(limit).unwrap_or(i64::MAX).into());
     let direction = if queue { "" } else { " DESC" };
     sql += &format!(" ORDER BY seq{direction} LIMIT ${}", values.len());
+    (sql, values)
+}
+
+/// At most `limit` orders, the newest first, or the oldest where they stand in a queue.
+pub(crate) async fn list(db: &Db, filter: &Filter, queue: bool, limit: usize) -> Result<Vec<Kept>, DbError> {
+    let (sql, values) = select(COLUMNS, filter, queue, limit);
     db.query(&sql, values).await?.iter().map(kept).collect()
+}
+
+/// What a list tells of an order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Summary {
+    pub(crate) seq: i64,
+    pub(crate) order_no: String,
+    pub(crate) pharmacy: String,
+    pub(crate) status: Status,
+    pub(crate) doctor_id: String,
+    pub(crate) patient_id: String,
+    pub(crate) amount_fen: i64,
+    pub(crate) refund_due: bool,
+    pub(crate) created_at_ms: i64,
+    pub(crate) updated_at_ms: i64,
+}
+
+/// [`list`] without the bodies, of which a page may have many megabytes.
+pub(crate) async fn summaries(db: &Db, filter: &Filter, limit: usize) -> Result<Vec<Summary>, DbError> {
+    const SUMMARY: &str =
+        "seq, order_no, pharmacy, status, body ->> '$.doctor_id', body ->> '$.patient.id', amount_fen,
+        refund_due, created_at_ms, updated_at_ms";
+    let (sql, values) = select(SUMMARY, filter, false, limit);
+    let summary = |row: &Row| {
+        Ok(Summary {
+            seq: row.integer(0)?,
+            order_no: row.text(1)?.to_owned(),
+            pharmacy: row.text(2)?.to_owned(),
+            status: status(row, 3)?,
+            doctor_id: row.text(4)?.to_owned(),
+            patient_id: row.text(5)?.to_owned(),
+            amount_fen: row.integer(6)?,
+            refund_due: row.integer(7)? != 0,
+            created_at_ms: row.integer(8)?,
+            updated_at_ms: row.integer(9)?,
+        })
+    };
+    db.query(&sql, values).await?.iter().map(summary).collect()
+}
+
+impl From<&Kept> for Summary {
+    fn from(kept: &Kept) -> Self {
+        Self {
+            seq: kept.seq,
+            order_no: kept.order.order_no.as_str().to_owned(),
+            pharmacy: kept.pharmacy.clone(),
+            status: kept.status,
+            doctor_id: kept.order.doctor_id.as_str().to_owned(),
+            patient_id: kept.order.patient.id.as_str().to_owned(),
+            amount_fen: kept.order.amount_fen,
+            refund_due: kept.refund_due,
+            created_at_ms: kept.created_at_ms,
+            updated_at_ms: kept.updated_at_ms,
+        }
+    }
 }
 
 /// How many orders are in each status.
@@ -527,6 +588,16 @@ mod tests {
         // Of both kinds; and of those that are not given, what a partner says.
         let says = LIFE.iter().filter(|(_, event, _)| event.starts_with("partner_")).count();
         assert_eq!(illegal, 2 * (Status::ALL.len() * Event::ALL.len() - LIFE.len()) + says);
+    }
+
+    #[tokio::test]
+    async fn a_summary_says_of_an_order_what_the_order_does() {
+        let db = database().await;
+        insert(&db, &["ST-1", "ST-2", "ST-3"].map(new_order), NOW).await.unwrap();
+        let whole = list(&db, &Filter::default(), false, 2).await.unwrap();
+        let summaries = summaries(&db, &Filter::default(), 2).await.unwrap();
+        assert_eq!(summaries, whole.iter().map(Summary::from).collect::<Vec<_>>());
+        assert_eq!(summaries[0].order_no, "ST-3");
     }
 
     #[tokio::test]

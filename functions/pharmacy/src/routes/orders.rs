@@ -28,7 +28,7 @@ use crate::{
     partner::{self, Partner},
     rules::Fired,
     status::Status,
-    store::{self, Filter, Kept, Payment, Review},
+    store::{self, Filter, Payment, Review, Summary},
     submission::{Outbound, SUBMIT, queue},
 };
 
@@ -130,20 +130,11 @@ pub(super) struct Entry {
     seq: i64,
 }
 
-impl Entry {
-    fn of(kept: &Kept) -> Self {
-        Self {
-            order_no: kept.order.order_no.as_str().to_owned(),
-            pharmacy: kept.pharmacy.clone(),
-            status: kept.status,
-            doctor_id: kept.order.doctor_id.as_str().to_owned(),
-            patient_id: kept.order.patient.id.as_str().to_owned(),
-            amount_fen: kept.order.amount_fen,
-            refund_due: kept.refund_due,
-            created_at: clock::rfc3339(kept.created_at_ms),
-            updated_at: clock::rfc3339(kept.updated_at_ms),
-            seq: kept.seq,
-        }
+impl From<Summary> for Entry {
+    fn from(summary: Summary) -> Self {
+        let Summary { order_no, pharmacy, status, doctor_id, patient_id, amount_fen, refund_due, seq, .. } = summary;
+        let [created_at, updated_at] = [summary.created_at_ms, summary.updated_at_ms].map(clock::rfc3339);
+        Self { order_no, pharmacy, status, doctor_id, patient_id, amount_fen, refund_due, created_at, updated_at, seq }
     }
 }
 
@@ -165,8 +156,8 @@ pub(super) async fn listed(db: &Db, partners: &[&dyn Partner], uri: &Uri) -> Res
     let (cursor, limit) = query.page();
     query.finish()?;
     let filter = Filter { status, pharmacy, from_ms, to_ms, cursor };
-    let orders = store::list(db, &filter, false, limit + 1).await?;
-    Ok(Page::of(orders.iter().map(Entry::of).collect(), limit, |entry| entry.seq))
+    let orders = store::summaries(db, &filter, limit + 1).await?;
+    Ok(Page::of(orders.into_iter().map(Entry::from).collect(), limit, |entry| entry.seq))
 }
 
 /// An order with all that is known of it.
@@ -216,7 +207,7 @@ pub(super) async fn one(Path(order_no): Path<String>, request: Request) -> Resul
         attempted: row.history,
     });
     Ok(Json(Whole {
-        entry: Entry::of(&kept),
+        entry: Summary::from(&kept).into(),
         reasons: kept.reasons,
         rules_version: kept.rules_version,
         order: kept.order,
