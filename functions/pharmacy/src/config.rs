@@ -1,24 +1,29 @@
 //! What the operator set for `pharmacy`, read once per instance.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::{
+    convert::Infallible,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
 
 use shared::{
     auth::Tokens,
     config::{Lazy, misconfigured, variable},
     db::{self, Db, DbError},
     gateway::Gateways,
-    http::is_origin,
+    log::EntryPath,
     message::Accounts,
     outbox,
     problem::{Fault, Kind, Problem},
 };
 
 use crate::{
-    intake::FUNCTION,
+    drain::sentence,
+    intake::{FUNCTION, log},
     partner::{self, Partner},
     rules::{RuleSet, source::Source},
     store,
-    submission::Account,
+    submission::{Account, Pharmacies},
 };
 
 /// All that both triggers need.
@@ -38,7 +43,7 @@ pub(crate) struct Stream {
 }
 
 static CONFIG: Lazy<Config> = Lazy::new();
-static PHARMACIES: Lazy<Vec<Account>> = Lazy::new();
+static PHARMACIES: Lazy<Pharmacies> = Lazy::new();
 static TOKENS: Lazy<Tokens> = Lazy::new();
 static DB: Lazy<Db> = Lazy::new();
 static EFFECTS: Lazy<Db> = Lazy::new();
@@ -72,24 +77,33 @@ pub(crate) async fn config() -> Result<&'static Config, Problem> {
     CONFIG.get_or_try_init(load()).await
 }
 
-/// The partners' accounts, in the order of [`partner::ALL`]. The Redis component, which submits nothing, is not given
-/// them.
-///
-/// # Errors
-/// 503 with every fault of every variable of theirs.
-pub(crate) async fn pharmacies() -> Result<&'static [Account], Problem> {
+/// The partners' accounts. The Redis component, which submits nothing, is not given them. A fault of one's variables is
+/// said in the log, once an instance: the others go on.
+pub(crate) async fn pharmacies() -> &'static Pharmacies {
     let load = async {
-        let mut pharmacies = Vec::with_capacity(partner::ALL.len());
-        let mut faults = Vec::new();
+        let mut pharmacies = Pharmacies::default();
         for partner in partner::ALL {
-            match account(*partner).await? {
-                Ok(account) => pharmacies.push(account),
-                Err(found) => faults.extend(found),
+            let account = account(*partner).await;
+            if let Err(faults) = &account {
+                let detail = sentence(faults);
+                log("alarm", partner.name(), "misconfigured", Some(&detail), Duration::ZERO, EntryPath::Http);
             }
+            pharmacies.0.insert(partner.name(), account);
         }
-        if faults.is_empty() { Ok(pharmacies) } else { Err(misconfigured(faults)) }
+        Ok::<_, Infallible>(pharmacies)
     };
-    Ok(PHARMACIES.get_or_try_init(load).await?)
+    match PHARMACIES.get_or_try_init(load).await {
+        Ok(pharmacies) => pharmacies,
+        Err(never) => match never {},
+    }
+}
+
+async fn account(partner: &dyn Partner) -> Result<Account, Vec<Fault>> {
+    let read = async |part: &str| {
+        let value = variable(&format!("{}_{part}", partner.name())).await;
+        value.map_err(|problem| problem.errors().to_vec())
+    };
+    Account::of(partner, [&read("origin").await?, &read("path").await?, &read("secret").await?])
 }
 
 /// The tokens that HTTP accepts. The Redis component is not given them.
@@ -114,9 +128,16 @@ pub(crate) async fn rules(db: &Db) -> Result<Arc<RuleSet>, Problem> {
         (Some(kept), _) => compiled(&kept.source, kept.version)?,
         (None, None) => shipped()?,
     };
-    let compiled = Arc::new(compiled);
-    *RULES.write().unwrap_or_else(PoisonError::into_inner) = Some(compiled.clone());
-    Ok(compiled)
+    Ok(kept_newer(&mut RULES.write().unwrap_or_else(PoisonError::into_inner), compiled))
+}
+
+/// Keeps a set unless a newer one is there, and returns the one that is kept: of two requests that compile at the same
+/// time, the one that asked first may be done last.
+fn kept_newer(kept: &mut Option<Arc<RuleSet>>, compiled: RuleSet) -> Arc<RuleSet> {
+    match kept {
+        Some(newer) if newer.version >= compiled.version => newer.clone(),
+        older => older.insert(Arc::new(compiled)).clone(),
+    }
 }
 
 fn shipped() -> Result<RuleSet, Problem> {
@@ -163,26 +184,16 @@ async fn load() -> Result<Config, Problem> {
     }
 }
 
-/// A partner's account: `<name>_origin`, `<name>_path`, `<name>_secret`. Without an origin it is not connected: its
-/// orders wait.
-async fn account(partner: &dyn Partner) -> Result<Result<Account, Vec<Fault>>, Problem> {
-    let name = partner.name();
-    let read = async |part: &str| variable(&format!("{name}_{part}")).await;
-    let (origin, path, secret) = (read("origin").await?, read("path").await?, read("secret").await?);
-    let origin = origin.trim().trim_end_matches('/');
-    let mut faults = Vec::new();
-    let fault = |part: &str, detail: String| Fault::at(format!("/variables/{name}_{part}"), detail);
-    if !origin.is_empty() && !is_origin(origin) {
-        faults.push(fault("origin", "must be an origin such as https://pharmacy.example.org".into()));
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_older_set_that_is_compiled_last_puts_no_newer_one_out_of_force() {
+        let set = |version| RuleSet::compile(&Source::shipped().unwrap(), version).unwrap();
+        let mut kept = None;
+        for (compiled, in_force) in [(0, 0), (2, 2), (1, 2), (0, 2), (3, 3)] {
+            assert_eq!(kept_newer(&mut kept, set(compiled)).version, in_force);
+        }
     }
-    if !path.starts_with('/') {
-        faults.push(fault("path", "must start with /".into()));
-    }
-    if !(origin.is_empty() && secret.is_empty())
-        && let Err(detail) = partner.check_secret(&secret)
-    {
-        faults.push(fault("secret", detail));
-    }
-    let url = if origin.is_empty() { String::new() } else { format!("{origin}{}", path.trim_end_matches('/')) };
-    Ok(if faults.is_empty() { Ok(Account { url, secret }) } else { Err(faults) })
 }

@@ -5,6 +5,9 @@ use shared::clock;
 
 use crate::status::{Event, Status};
 
+/// What [`Step::cancel_refused`] is called.
+pub(crate) const CANCEL_REFUSED: &str = "cancel_refused";
+
 /// One step. An order's steps are the lines of one column, each added by the statement that changes the status.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Step {
@@ -30,6 +33,12 @@ impl Step {
     pub(crate) fn received(at_ms: i64, by: String) -> Self {
         let status = Status::Received.as_str().to_owned();
         Self { at_ms, event: "placed".into(), status, by: Some(by), detail: None }
+    }
+
+    /// A cancelled order's partner keeps it. The order stays where it is, so that this is no event of the table.
+    pub(crate) fn cancel_refused(at_ms: i64, by: String, reason: String) -> Self {
+        let status = Status::Cancelled.as_str().to_owned();
+        Self { at_ms, event: CANCEL_REFUSED.into(), status, by: Some(by), detail: Some(reason) }
     }
 
     /// The step as its line, with its end.

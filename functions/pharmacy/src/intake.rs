@@ -194,13 +194,12 @@ impl<'a, C: Courier> Intake<'a, C> {
         let inserted = store::insert(self.db, &rows, now_ms).await?;
         let numbers: Vec<_> = rows.iter().map(|row| row.order_no.as_str()).collect();
         let kept = store::get_all(self.db, &numbers).await?;
-        self.tell(&kept).await?;
-        let kept: BTreeMap<_, _> = kept.iter().map(|kept| (kept.order.order_no.as_str(), kept)).collect();
+        let by_number: BTreeMap<_, _> = kept.iter().map(|kept| (kept.order.order_no.as_str(), kept)).collect();
         // Of two with one number in one batch, the first is the new one.
         let mut new: Vec<&str> = inserted.iter().map(String::as_str).collect();
         let mut placed = Vec::with_capacity(rows.len());
         for row in &rows {
-            let kept = kept.get(row.order_no.as_str());
+            let kept = by_number.get(row.order_no.as_str());
             let kept = kept.ok_or_else(|| DbError::Other("an order that is kept cannot be read".into()))?;
             let is_new = new.iter().position(|number| *number == row.order_no).map(|place| new.swap_remove(place));
             let answer = Answer::of(kept, kept.placed_as);
@@ -209,9 +208,11 @@ impl<'a, C: Courier> Intake<'a, C> {
                 None if kept.body == row.body => (Placed::Again(answer), "repeated"),
                 None => (Placed::Conflict, "conflict"),
             };
+            // It is so already, whatever becomes of its effects.
             log("order", &row.order_no, said, None, started.elapsed(), self.path);
             placed.push(outcome);
         }
+        self.tell(&kept).await?;
         Ok(placed)
     }
 
@@ -327,7 +328,7 @@ impl<'a, C: Courier> Intake<'a, C> {
         let by = Some(format!("pharmacy:{pharmacy}"));
         match self.happen(order_no, event, by, reason, &With::default()).await? {
             Happened::Moved(kept) => Ok((Answer::of(&kept, kept.status), Reported::Applied)),
-            Happened::Stayed(kept) if kept.payment.is_none() => {
+            Happened::Stayed(kept) if kept.sent_at_ms.is_none() => {
                 Err(wrong_state(&kept, "the pharmacy has not been given it").into())
             }
             Happened::Stayed(kept) => {
@@ -336,6 +337,14 @@ impl<'a, C: Courier> Intake<'a, C> {
             }
             Happened::Missing => Err(missing(order_no).into()),
         }
+    }
+
+    /// A partner keeps an order that was called off: its history says so. Returns whether that is new.
+    pub(crate) async fn cancel_refused(&self, order_no: &str, pharmacy: &str, reason: String) -> Result<bool, DbError> {
+        let step = Step::cancel_refused(self.courier.now_ms(), format!("pharmacy:{pharmacy}"), reason);
+        let Some(kept) = store::note(self.db, order_no, Status::Cancelled, &step).await? else { return Ok(false) };
+        self.tell(&[kept]).await?;
+        Ok(true)
     }
 
     async fn happen(
@@ -415,20 +424,25 @@ impl<'a, C: Courier> Intake<'a, C> {
         self.outbox().enqueue_rows(&queue, vec![row]).await
     }
 
-    /// Finishes what was begun and cut off: callbacks that were kept and not applied, effects that were not enqueued.
-    /// Returns how many orders it found.
-    pub(crate) async fn finish(&self) -> Result<u64, DbError> {
+    /// Finishes what was begun and cut off, until none is left or the time is over: callbacks that were kept and not
+    /// applied, effects that were not enqueued. Returns how many it found.
+    pub(crate) async fn finish(&self, until_ms: i64) -> Result<u64, DbError> {
         let mut found = 0;
-        for callback in store::open_callbacks(self.db, LEFT).await? {
-            found += 1;
-            if let Err(Denied::Database(error)) = self.apply(&callback).await {
-                return Err(error);
+        loop {
+            let callbacks = store::open_callbacks(self.db, LEFT).await?;
+            for callback in &callbacks {
+                if let Err(Denied::Database(error)) = self.apply(callback).await {
+                    return Err(error);
+                }
+            }
+            let left = store::untold(self.db, LEFT).await?;
+            self.tell(&left).await?;
+            found += (callbacks.len() + left.len()) as u64;
+            let all = [callbacks.len(), left.len()].into_iter().all(|some| (some as i64) < LEFT);
+            if all || self.courier.now_ms() >= until_ms {
+                return Ok(found);
             }
         }
-        let left = store::untold(self.db, LEFT).await?;
-        found += left.len() as u64;
-        self.tell(&left).await?;
-        Ok(found)
     }
 
     /// Delivers an order's messages, and now and then a few that are overdue. What it leaves is in the outbox.

@@ -6,7 +6,12 @@
 use std::time::{Duration, Instant};
 
 use shared::{
-    gateway::Deliveries, http::JSON_LIMIT, log::EntryPath, outbox::Whose, problem::Problem, stream::RedisStream,
+    gateway::Deliveries,
+    http::JSON_LIMIT,
+    log::EntryPath,
+    outbox::Whose,
+    problem::Problem,
+    stream::{RedisStream, rung},
 };
 
 use crate::{
@@ -35,13 +40,6 @@ pub(crate) async fn heard(payload: &[u8]) -> Result<(), Problem> {
 fn lost(problem: &Problem, path: EntryPath) {
     let why = [problem.detail(), &sentence(problem.errors())].join(": ");
     log("order", "-", "failed", Some(why.trim_end_matches(": ")), Duration::ZERO, path);
-}
-
-/// Whether a payload is a keyspace notification, and one of an added entry: the name of a command, which no order is.
-fn rung(payload: &[u8]) -> Option<bool> {
-    let word = (2..=32).contains(&payload.len())
-        && payload.iter().all(|byte| byte.is_ascii_lowercase() || matches!(byte, b'-' | b'_'));
-    word.then_some(payload == b"xadd")
 }
 
 async fn from_stream() -> Result<(), Problem> {
@@ -94,18 +92,4 @@ async fn from_channel(payload: &[u8]) -> Result<(), Problem> {
     intake.place(&[order], &*rules(db).await?).await?;
     intake.deliver(&[order_no.as_str()], until_ms(SPEND)).await?;
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_an_added_entry_rings() {
-        assert_eq!(rung(b"xadd"), Some(true));
-        assert_eq!(rung(b"xgroup-create"), Some(false));
-        for order in ["{}", "[1]", "", "7"] {
-            assert_eq!(rung(order.as_bytes()), None, "{order}");
-        }
-    }
 }

@@ -19,13 +19,22 @@ use crate::{
 };
 
 /// This function's tables.
-pub(crate) const MIGRATIONS: &[Migration] = &[Migration {
+pub(crate) const MIGRATIONS: &[Migration] = &[TABLES, SETTLED];
+
+const SETTLED: Migration = Migration {
+    version: 2,
+    // Which callbacks are old enough to be forgotten.
+    statements: &["CREATE INDEX pharmacy_callbacks_settled ON pharmacy_callbacks (received_at_ms) WHERE settled = 1"],
+};
+
+const TABLES: Migration = Migration {
     version: 1,
     statements: &[
         // `placed_as` is the status of the first answer, which a repetition gets again. `body` is the order as it came
         // in, `reasons` and `hidden` what the rules of `rules_version` said. `payment` and `review` are set by the
         // statement that moves the order: of two, the second finds the status changed. `sent_at_ms` is when the
-        // partner was first given the order: until then a cancellation is nobody else's affair.
+        // partner was first given the order, set before the post: until then a cancellation is nobody else's affair,
+        // and the partner has nothing to say.
         "CREATE TABLE pharmacy_orders (
             seq INTEGER PRIMARY KEY,
             order_no TEXT NOT NULL UNIQUE,
@@ -74,7 +83,7 @@ pub(crate) const MIGRATIONS: &[Migration] = &[Migration {
             at_ms INTEGER NOT NULL
         )",
     ],
-}];
+};
 
 /// An order to be kept.
 #[derive(Serialize)]
@@ -197,7 +206,8 @@ pub(crate) struct With {
     pub(crate) review: Option<Review>,
 }
 
-/// Moves an order as `step` says, if it is where the event may find it, and returns it as it is then.
+/// Moves an order as `step` says, if it is where the event may find it, and returns it as it is then. What a partner says
+/// counts once it has been given the order: one that moves before would never be given.
 pub(crate) async fn advance(
     db: &Db,
     order_no: &str,
@@ -208,11 +218,11 @@ pub(crate) async fn advance(
     const SQL: &str = "UPDATE pharmacy_orders SET status = $1, history = history || $2, steps = steps + 1,
             updated_at_ms = $3, payment = coalesce(payment, $4), review = coalesce(review, $5),
             refund_due = max(refund_due, $6 AND payment IS NOT NULL)
-        WHERE order_no = $7 AND status IN (SELECT value FROM json_each($8))
+        WHERE order_no = $7 AND status IN (SELECT value FROM json_each($8)) AND (NOT $9 OR sent_at_ms IS NOT NULL)
         RETURNING ";
     let row = event.row();
     let from: Vec<_> = row.from.iter().map(|status| status.as_str()).collect();
-    let values: [Value; 8] = [
+    let values: [Value; 9] = [
         row.to.as_str().into(),
         step.line().into(),
         step.at_ms.into(),
@@ -221,7 +231,21 @@ pub(crate) async fn advance(
         i64::from(row.to.owes_refund()).into(),
         order_no.into(),
         json(&from)?.into(),
+        i64::from(event.is_partners()).into(),
     ];
+    db.query_one(&[SQL, COLUMNS].concat(), values).await?.as_ref().map(kept).transpose()
+}
+
+/// Adds a step that moves nothing to an order that is at `status`, and returns the order; `None` if it has a step of that
+/// name.
+pub(crate) async fn note(db: &Db, order_no: &str, status: Status, step: &Step) -> Result<Option<Kept>, DbError> {
+    const SQL: &str = "UPDATE pharmacy_orders SET history = history || $1, steps = steps + 1, updated_at_ms = $2
+        WHERE order_no = $3 AND status = $4 AND instr(history, $5) = 0
+        RETURNING ";
+    // As it stands in the history; within a text, the quotation marks are escaped.
+    let name = format!("\"event\":{}", json(&step.event)?);
+    let values: [Value; 5] =
+        [step.line().into(), step.at_ms.into(), order_no.into(), status.as_str().into(), name.into()];
     db.query_one(&[SQL, COLUMNS].concat(), values).await?.as_ref().map(kept).transpose()
 }
 
@@ -273,8 +297,8 @@ pub(crate) struct Filter {
     pub(crate) cursor: Option<i64>,
 }
 
-/// At most `limit` orders, the newest first, or the oldest where they stand in a queue.
-pub(crate) async fn list(db: &Db, filter: &Filter, queue: bool, limit: usize) -> Result<Vec<Kept>, DbError> {
+/// The statement for at most `limit` orders, the newest first, or the oldest where they stand in a queue.
+fn select(columns: &str, filter: &Filter, queue: bool, limit: usize) -> (String, Vec<Value>) {
     let conditions = [
         ("status =", filter.status.map(|status| status.as_str().into())),
         ("pharmacy =", filter.pharmacy.as_deref().map(Value::from)),
@@ -282,7 +306,7 @@ pub(crate) async fn list(db: &Db, filter: &Filter, queue: bool, limit: usize) ->
         ("created_at_ms <", filter.to_ms.map(Value::from)),
         (if queue { "seq >" } else { "seq <" }, filter.cursor.map(Value::from)),
     ];
-    let mut sql = format!("SELECT {COLUMNS} FROM pharmacy_orders WHERE true");
+    let mut sql = format!("SELECT {columns} FROM pharmacy_orders WHERE true");
     let mut values: Vec<Value> = Vec::new();
     for (condition, value) in conditions {
         if let Some(value) = value {
@@ -293,7 +317,68 @@ pub(crate) async fn list(db: &Db, filter: &Filter, queue: bool, limit: usize) ->
     values.push(i64::try_from(limit).unwrap_or(i64::MAX).into());
     let direction = if queue { "" } else { " DESC" };
     sql += &format!(" ORDER BY seq{direction} LIMIT ${}", values.len());
+    (sql, values)
+}
+
+/// At most `limit` orders, the newest first, or the oldest where they stand in a queue.
+pub(crate) async fn list(db: &Db, filter: &Filter, queue: bool, limit: usize) -> Result<Vec<Kept>, DbError> {
+    let (sql, values) = select(COLUMNS, filter, queue, limit);
     db.query(&sql, values).await?.iter().map(kept).collect()
+}
+
+/// What a list tells of an order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Summary {
+    pub(crate) seq: i64,
+    pub(crate) order_no: String,
+    pub(crate) pharmacy: String,
+    pub(crate) status: Status,
+    pub(crate) doctor_id: String,
+    pub(crate) patient_id: String,
+    pub(crate) amount_fen: i64,
+    pub(crate) refund_due: bool,
+    pub(crate) created_at_ms: i64,
+    pub(crate) updated_at_ms: i64,
+}
+
+/// [`list`] without the bodies, of which a page may have many megabytes.
+pub(crate) async fn summaries(db: &Db, filter: &Filter, limit: usize) -> Result<Vec<Summary>, DbError> {
+    const SUMMARY: &str =
+        "seq, order_no, pharmacy, status, body ->> '$.doctor_id', body ->> '$.patient.id', amount_fen,
+        refund_due, created_at_ms, updated_at_ms";
+    let (sql, values) = select(SUMMARY, filter, false, limit);
+    let summary = |row: &Row| {
+        Ok(Summary {
+            seq: row.integer(0)?,
+            order_no: row.text(1)?.to_owned(),
+            pharmacy: row.text(2)?.to_owned(),
+            status: status(row, 3)?,
+            doctor_id: row.text(4)?.to_owned(),
+            patient_id: row.text(5)?.to_owned(),
+            amount_fen: row.integer(6)?,
+            refund_due: row.integer(7)? != 0,
+            created_at_ms: row.integer(8)?,
+            updated_at_ms: row.integer(9)?,
+        })
+    };
+    db.query(&sql, values).await?.iter().map(summary).collect()
+}
+
+impl From<&Kept> for Summary {
+    fn from(kept: &Kept) -> Self {
+        Self {
+            seq: kept.seq,
+            order_no: kept.order.order_no.as_str().to_owned(),
+            pharmacy: kept.pharmacy.clone(),
+            status: kept.status,
+            doctor_id: kept.order.doctor_id.as_str().to_owned(),
+            patient_id: kept.order.patient.id.as_str().to_owned(),
+            amount_fen: kept.order.amount_fen,
+            refund_due: kept.refund_due,
+            created_at_ms: kept.created_at_ms,
+            updated_at_ms: kept.updated_at_ms,
+        }
+    }
 }
 
 /// How many orders are in each status.
@@ -360,6 +445,16 @@ pub(crate) async fn forget_callback(db: &Db, pharmacy: &str, replay_id: &str) ->
     db.execute(SQL, [pharmacy.into(), replay_id.into()]).await
 }
 
+/// Forgets applied callbacks that came before `before_ms`, at most `rows` of them, and returns how many. One that comes
+/// again under its id after that finds an order that does not go back.
+pub(crate) async fn forget_callbacks(db: &Db, before_ms: i64, rows: i64) -> Result<u64, DbError> {
+    const SQL: &str = "DELETE FROM pharmacy_callbacks
+        WHERE rowid IN (SELECT rowid FROM pharmacy_callbacks
+            WHERE settled = 1 AND received_at_ms < $1 ORDER BY received_at_ms LIMIT $2)
+        RETURNING 1";
+    Ok(db.query(SQL, [before_ms.into(), rows.into()]).await?.len() as u64)
+}
+
 /// Callbacks that were kept and not applied, the oldest first.
 pub(crate) async fn open_callbacks(db: &Db, limit: i64) -> Result<Vec<KeptCallback>, DbError> {
     let sql = format!("SELECT {CALLBACK} FROM pharmacy_callbacks WHERE settled = 0 ORDER BY received_at_ms LIMIT $1");
@@ -423,4 +518,120 @@ pub(crate) async fn add_rules(
     let values: [Value; 5] = [source.into(), samples.into(), operator.into(), rolled_back_to.into(), now_ms.into()];
     let row = db.query_one(&[SQL, RULES].concat(), values).await?.ok_or(DbError::Column(0))?;
     kept_rules(&row)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{order::tests::order, status::tests::LIFE};
+    use shared::db::{migration::migrate, native::Native};
+
+    const NOW: i64 = 1_481_361_166_000;
+
+    async fn database() -> Db {
+        let db = Native::in_memory();
+        migrate(&db, "pharmacy", MIGRATIONS).await.unwrap();
+        db
+    }
+
+    fn new_order(order_no: &str) -> NewOrder {
+        NewOrder {
+            order_no: order_no.to_owned(),
+            pharmacy: "standard",
+            status: "received",
+            rules_version: 0,
+            reasons: "[]".into(),
+            hidden: "[]".into(),
+            body: serde_json::to_string(&order(order_no)).unwrap(),
+            amount_fen: 12_800,
+            history: Step::received(NOW, "doctor:17".into()).line(),
+            steps: 1,
+        }
+    }
+
+    /// All that is kept of an order.
+    async fn row(db: &Db, order_no: &str) -> Row {
+        db.query_one("SELECT * FROM pharmacy_orders WHERE order_no = $1", [order_no.into()]).await.unwrap().unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_illegal_move_is_refused_and_changes_nothing_and_a_legal_one_is_one_step() {
+        let db = database().await;
+        let mut illegal = 0;
+        for from in Status::ALL {
+            for event in Event::ALL {
+                for given in [false, true] {
+                    let order_no = format!("ST-{}-{}-{given}", from.as_str(), event.as_str());
+                    insert(&db, &[new_order(&order_no)], NOW).await.unwrap();
+                    let put = "UPDATE pharmacy_orders SET status = $1, sent_at_ms = $2 WHERE order_no = $3";
+                    let values = [from.as_str().into(), given.then_some(NOW).into(), order_no.as_str().into()];
+                    db.execute(put, values).await.unwrap();
+                    let before = row(&db, &order_no).await;
+                    let step = Step::new(*event, NOW + 1, Some("who".into()), None);
+                    let moved = advance(&db, &order_no, *event, &step, &With::default()).await.unwrap();
+                    let legal = LIFE.iter().find(|way| (way.0, way.1) == (from.as_str(), event.as_str()));
+                    match legal.filter(|_| given || !event.is_partners()) {
+                        Some((.., to)) => {
+                            let moved = moved.unwrap_or_else(|| panic!("{order_no} is refused"));
+                            assert_eq!((moved.status.as_str(), moved.history.last()), (*to, Some(&step)));
+                            assert_eq!((moved.history.len(), moved.updated_at_ms), (2, NOW + 1));
+                        }
+                        None => {
+                            assert!(moved.is_none(), "{order_no} is moved");
+                            assert_eq!(row(&db, &order_no).await, before, "{order_no}");
+                            illegal += 1;
+                        }
+                    }
+                }
+            }
+        }
+        // Of both kinds; and of those that are not given, what a partner says.
+        let says = LIFE.iter().filter(|(_, event, _)| event.starts_with("partner_")).count();
+        assert_eq!(illegal, 2 * (Status::ALL.len() * Event::ALL.len() - LIFE.len()) + says);
+    }
+
+    #[tokio::test]
+    async fn a_summary_says_of_an_order_what_the_order_does() {
+        let db = database().await;
+        insert(&db, &["ST-1", "ST-2", "ST-3"].map(new_order), NOW).await.unwrap();
+        let whole = list(&db, &Filter::default(), false, 2).await.unwrap();
+        let summaries = summaries(&db, &Filter::default(), 2).await.unwrap();
+        assert_eq!(summaries, whole.iter().map(Summary::from).collect::<Vec<_>>());
+        assert_eq!(summaries[0].order_no, "ST-3");
+    }
+
+    #[tokio::test]
+    async fn old_callbacks_are_forgotten_bite_by_bite_unless_they_are_still_to_be_applied() {
+        let db = database().await;
+        for number in 0..5 {
+            let replay_id = format!("cb-{number}");
+            let order_no = Id::parse("ST-1").unwrap();
+            let callback = Callback { replay_id, order_no, report: Event::PartnerShipped, reason: None };
+            keep_callback(&db, "standard", &callback, NOW + number).await.unwrap();
+            if number > 0 {
+                settle_callback(&db, "standard", &callback.replay_id).await.unwrap();
+            }
+        }
+        let mut forgotten = Vec::new();
+        for _ in 0..3 {
+            forgotten.push(forget_callbacks(&db, NOW + 4, 2).await.unwrap());
+        }
+        assert_eq!(forgotten, [2, 1, 0]);
+        let left = db.query("SELECT replay_id FROM pharmacy_callbacks ORDER BY replay_id", []).await.unwrap();
+        assert_eq!(left.iter().map(|row| row.text(0).unwrap()).collect::<Vec<_>>(), ["cb-0", "cb-4"]);
+    }
+
+    #[tokio::test]
+    async fn a_step_that_moves_nothing_is_noted_once_and_where_it_belongs() {
+        let db = database().await;
+        insert(&db, &[new_order("ST-1")], NOW).await.unwrap();
+        let refused = |reason: &str| Step::cancel_refused(NOW, "pharmacy:standard".into(), reason.into());
+        assert!(note(&db, "ST-1", Status::Cancelled, &refused("packed")).await.unwrap().is_none(), "it is received");
+        db.execute("UPDATE pharmacy_orders SET status = 'cancelled'", []).await.unwrap();
+        // What it says of itself in its words is no step.
+        let quoted = refused(r#""event":"cancel_refused""#);
+        let noted = note(&db, "ST-1", Status::Cancelled, &quoted).await.unwrap().unwrap();
+        assert_eq!((noted.status, noted.history.last()), (Status::Cancelled, Some(&quoted)));
+        assert!(note(&db, "ST-1", Status::Cancelled, &refused("packed")).await.unwrap().is_none());
+    }
 }

@@ -4,23 +4,26 @@
 //! What a partner decides is recorded before the row is settled: a crash in between repeats the submission, under the
 //! same id, and the record finds itself made.
 
-use std::{future::Future, time::Duration};
+use std::{collections::BTreeMap, future::Future, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, header};
 use serde::Serialize;
 use shared::{
     clock,
+    config::misconfigured,
     gateway::retry_after_ms,
-    http::send_whole,
+    http::{is_origin, send_whole},
     log::Line,
     outbox::{Answer, Attempted, Courier},
+    problem::{Fault, Problem},
 };
 
 use crate::{
     intake::{Denied, Intake, VERSION},
-    partner::{Call, Outgoing, Partner, Reply},
-    store,
+    partner::{Call, Outgoing, Partner, Reply, said},
+    status::Event,
+    store::{self, Kept},
 };
 
 /// Gives the partner an order.
@@ -39,6 +42,51 @@ pub(crate) struct Account {
     /// Origin and path; empty where the partner is not connected yet.
     pub(crate) url: String,
     pub(crate) secret: String,
+}
+
+impl Account {
+    /// The account of a partner whose variables `<name>_origin`, `<name>_path` and `<name>_secret` are these. Without an
+    /// origin it is not connected: its orders wait.
+    ///
+    /// # Errors
+    /// Every fault of every variable.
+    pub(crate) fn of(partner: &dyn Partner, [origin, path, secret]: [&str; 3]) -> Result<Self, Vec<Fault>> {
+        let origin = origin.trim().trim_end_matches('/');
+        let mut faults = Vec::new();
+        let fault = |part: &str, detail: String| Fault::at(format!("/variables/{}_{part}", partner.name()), detail);
+        if !origin.is_empty() && !is_origin(origin) {
+            faults.push(fault("origin", "must be an origin such as https://pharmacy.example.org".into()));
+        }
+        if !path.starts_with('/') {
+            faults.push(fault("path", "must start with /".into()));
+        }
+        if !(origin.is_empty() && secret.is_empty())
+            && let Err(detail) = partner.check_secret(secret)
+        {
+            faults.push(fault("secret", detail));
+        }
+        let url = if origin.is_empty() { String::new() } else { format!("{origin}{}", path.trim_end_matches('/')) };
+        if faults.is_empty() { Ok(Self { url, secret: secret.to_owned() }) } else { Err(faults) }
+    }
+}
+
+/// The partners' accounts, by their names. One whose variables have faults is shut alone: its orders wait, and its
+/// callbacks are told to come again.
+#[derive(Debug, Default)]
+pub(crate) struct Pharmacies(pub(crate) BTreeMap<&'static str, Result<Account, Vec<Fault>>>);
+
+impl Pharmacies {
+    /// A partner's account.
+    ///
+    /// # Errors
+    /// 503 with the faults of its variables.
+    pub(crate) fn account(&self, partner: &dyn Partner) -> Result<&Account, Problem> {
+        match self.0.get(partner.name()) {
+            Some(Ok(account)) => Ok(account),
+            Some(Err(faults)) => Err(misconfigured(faults.clone())),
+            None => Err(misconfigured(vec![Fault::at(format!("/variables/{}_origin", partner.name()), "is missing")])),
+        }
+    }
 }
 
 /// What a partner answered.
@@ -89,6 +137,30 @@ pub(crate) struct Submissions<'a, C, P> {
     pub(crate) intake: Intake<'a, C>,
 }
 
+/// What a partner makes of a cancellation.
+enum CalledOff {
+    /// It does not have the order, or not any more.
+    Confirmed,
+    /// It keeps it, for this reason.
+    Refused(String),
+    /// Nobody knows: ask again.
+    Unclear(String),
+}
+
+fn called_off(kept: &Kept, answered: &Answered, reply: Reply) -> CalledOff {
+    let takes_it = kept.history.iter().any(|step| Event::parse(&step.event).is_some_and(Event::is_partners));
+    let by_status = || said(&answered.body).unwrap_or_else(|| format!("the pharmacy answered {}", answered.status));
+    match (answered.status, reply) {
+        // It has no such order; one that has spoken of it has no such route.
+        (404 | 410, _) if !takes_it => CalledOff::Confirmed,
+        // The order is too far, or the pharmacy takes no cancellations.
+        (404 | 405 | 409 | 410, _) => CalledOff::Refused(by_status()),
+        (_, Reply::Taken | Reply::Decided(Event::PartnerAccepted, _)) => CalledOff::Confirmed,
+        (_, Reply::Decided(_, reason)) => CalledOff::Refused(reason.unwrap_or_else(by_status)),
+        (_, Reply::Unclear(reason)) => CalledOff::Unclear(reason),
+    }
+}
+
 impl<C: Courier, P: Peer> Submissions<'_, C, P> {
     async fn carry(&self, id: &str, body: &str, within: Duration) -> Result<Answer, Denied> {
         let Some((what, order_no)) = body.split_once(' ') else { return Ok(Answer::Accepted) };
@@ -123,11 +195,18 @@ impl<C: Courier, P: Peer> Submissions<'_, C, P> {
         }
         let reply = self.partner.reply(answered.status, &answered.body);
         if !submits {
-            // Of a cancellation only whether it came through is asked; a partner that never had the order says so.
-            return Ok(match reply {
-                Reply::Unclear(reason) if answered.status != 404 => Answer::Unreachable(reason),
-                _ => Answer::Accepted,
-            });
+            return match called_off(&kept, &answered, reply) {
+                CalledOff::Confirmed => Ok(Answer::Accepted),
+                CalledOff::Unclear(reason) => Ok(Answer::Unreachable(reason)),
+                CalledOff::Refused(reason) => {
+                    // Somebody must call the pharmacy: asking again changes nothing.
+                    if intake.cancel_refused(order_no, self.partner.name(), reason).await? {
+                        let reason = "the pharmacy does not call the order off; its history says why";
+                        self.say("cancel_refused", order_no, reason);
+                    }
+                    Ok(Answer::Accepted)
+                }
+            };
         }
         match reply {
             Reply::Taken => Ok(Answer::Accepted),
@@ -137,6 +216,15 @@ impl<C: Courier, P: Peer> Submissions<'_, C, P> {
                 Ok(Answer::Accepted)
             }
         }
+    }
+}
+
+impl<C, P> Submissions<'_, C, P> {
+    /// Tells operators what they must look at.
+    fn say(&self, outcome: &str, key: &str, detail: &str) {
+        let known_as = KnownAs { pharmacy: self.partner.name(), order_no: None };
+        let (detail, path) = (Some(detail), self.intake.path);
+        Line { known_as, what: "alarm", key, outcome, detail, took: Duration::ZERO, path, version: VERSION }.write();
     }
 }
 
@@ -162,18 +250,7 @@ impl<C: Courier, P: Peer> Courier for Submissions<'_, C, P> {
 
     fn alarm(&self, reason: &str) {
         let detail = format!("{reason}: the secret here is not the pharmacy's; orders wait until it is");
-        let known_as = KnownAs { pharmacy: self.partner.name(), order_no: None };
-        Line {
-            known_as,
-            what: "alarm",
-            key: self.queue,
-            outcome: "misconfigured",
-            detail: Some(&detail),
-            took: Duration::ZERO,
-            path: self.intake.path,
-            version: VERSION,
-        }
-        .write();
+        self.say("misconfigured", self.queue, &detail);
     }
 
     fn patience(&self) -> Duration {

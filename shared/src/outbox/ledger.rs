@@ -170,8 +170,16 @@ pub async fn list(db: &Db, filter: &Filter, limit: usize) -> Result<Vec<Entry>, 
 /// # Errors
 /// Those of the database.
 pub async fn get(db: &Db, id: &str) -> Result<Option<Whole>, DbError> {
-    let sql = format!("SELECT {COLUMNS}, body, attempt_log FROM outbox WHERE id = $1");
-    let Some(row) = db.query_one(&sql, [id.into()]).await? else { return Ok(None) };
+    get_of(db, MESSAGES, id).await
+}
+
+/// One row of another queue, which is no message to anybody.
+///
+/// # Errors
+/// Those of the database.
+pub async fn get_of(db: &Db, queue: &str, id: &str) -> Result<Option<Whole>, DbError> {
+    let sql = format!("SELECT {COLUMNS}, body, attempt_log FROM outbox WHERE id = $1 AND queue = $2");
+    let Some(row) = db.query_one(&sql, [id.into(), queue.into()]).await? else { return Ok(None) };
     // Written by us as JSON; what is not is not shown.
     let raw = |text: &str| RawValue::from_string(text.to_owned()).ok();
     let message = row.optional_text(13)?.and_then(raw);
@@ -211,7 +219,7 @@ fn detail(line: &str) -> Option<String> {
 pub async fn retry(db: &Db, id: &str, now_ms: i64) -> Result<bool, DbError> {
     const SQL: &str = "UPDATE outbox SET state = 'pending', due_at_ms = $1, lease = NULL, attempts = 0,
             tried_since_ms = NULL, settled_at_ms = NULL
-        WHERE id = $2 AND state IN ('pending', 'logged', 'dead') AND body IS NOT NULL
+        WHERE id = $2 AND queue = 'messages' AND state IN ('pending', 'logged', 'dead') AND body IS NOT NULL
         RETURNING 1";
     Ok(!db.query(SQL, [now_ms.into(), id.into()]).await?.is_empty())
 }

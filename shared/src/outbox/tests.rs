@@ -356,3 +356,25 @@ async fn an_operator_finds_messages_and_tries_them_again() {
     assert_eq!((stats.by_state["sent"], stats.by_state["dead"], stats.sent_in_last.minute), (5, 0, 5));
     assert_eq!(stats.oldest_pending_age_ms, None);
 }
+
+#[tokio::test]
+async fn a_row_of_another_queue_is_no_message() {
+    let (db, world) = (database().await, World::new());
+    let outbox = outbox(&db, &world);
+    let row = NewRow {
+        id: "sub_1",
+        event_id: "e",
+        order_id: "o",
+        scenario: "submit",
+        label: "提交",
+        recipient: "partner".into(),
+        recipient_id: None,
+        channel: "partner",
+        occurred_at_ms: 0,
+        body: "submit o".into(),
+    };
+    outbox.enqueue_rows("partner", vec![row]).await.unwrap();
+    assert!(ledger::get(&db, "sub_1").await.unwrap().is_none());
+    assert!(!ledger::retry(&db, "sub_1", world.now_ms()).await.unwrap());
+    assert!(ledger::get_of(&db, "partner", "sub_1").await.unwrap().is_some());
+}

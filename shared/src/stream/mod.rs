@@ -181,13 +181,31 @@ where
     }
 }
 
+/// What Redis says of a key beside the commands of streams, which begin with `x`:
+/// <https://redis.io/docs/latest/develop/use/keyspace-notifications/>.
+const RINGS: [&str; 14] = [
+    "copy_to",
+    "del",
+    "evicted",
+    "expire",
+    "expired",
+    "move_from",
+    "move_to",
+    "new",
+    "overwritten",
+    "persist",
+    "rename_from",
+    "rename_to",
+    "restore",
+    "type_changed",
+];
+
 /// Whether a payload is a keyspace notification, and one of an added entry: the name of a command, which no event
-/// is. Others ring too: `xgroup-create`, `xtrim`, `del`, `expire`.
+/// is. Others ring too: `xgroup-create`, `xtrim`, `del`, `expire`. Any other word is nonsense that somebody published.
 pub fn rung(payload: &[u8]) -> Option<bool> {
-    let word = (2..=32).contains(&payload.len())
-        && payload.iter().all(|byte| byte.is_ascii_lowercase() || matches!(byte, b'-' | b'_'));
-    let json = matches!(payload, b"null" | b"true" | b"false");
-    (word && !json).then_some(payload == b"xadd")
+    let word = std::str::from_utf8(payload).ok().filter(|word| (2..=32).contains(&word.len()))?;
+    let of_a_stream = word.starts_with('x') && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-');
+    (of_a_stream || RINGS.contains(&word)).then_some(word == "xadd")
 }
 
 #[cfg(test)]

@@ -262,7 +262,7 @@ fn only_an_added_entry_rings() {
     for other in ["xtrim", "xgroup-create", "xgroup-createconsumer", "del", "expire", "rename_from"] {
         assert_eq!(rung(other.as_bytes()), Some(false), "{other}");
     }
-    for event in ["{}", "null", "[1]", "", "7", "{\"a\":1}\n{\"a\":2}"] {
+    for event in ["{}", "null", "true", "nonsense", "x y", "[1]", "", "7", "{\"a\":1}\n{\"a\":2}"] {
         assert_eq!(rung(event.as_bytes()), None, "{event}");
     }
 }

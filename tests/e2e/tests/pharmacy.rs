@@ -323,6 +323,8 @@ async fn rules_reject_or_queue_and_the_first_pharmacist_decides() -> Result<()> 
     assert_eq!(waiting["order_no"], "ST-3");
     let lines = waiting["prescription"]["lines"].as_array().context("it has lines")?;
     assert!(lines.len() == 2 && lines.iter().all(|line| line["category"] != "otc"), "{waiting}");
+    assert_eq!((&lines[0]["line"], &lines[1]["line"]), (&json!(1), &json!(2)), "as the reasons name them");
+    assert!(waiting["reasons"].as_array().unwrap().iter().all(|reason| reason["line"] != 0), "{waiting}");
     assert!(!waiting.to_string().contains("13800138000"));
     let cursor = page["next_cursor"].as_str().context("there is more")?;
     let (_, page) = app.get_json(&format!("/pharmacy/reviews?limit=1&cursor={cursor}")).await?;
@@ -442,6 +444,54 @@ async fn an_order_is_called_off_and_its_partner_told() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_partner_that_keeps_an_order_which_is_called_off_is_seen() -> Result<()> {
+    let pharmacy = Pharmacy::start()?;
+    let app = app_with(&pharmacy).await?;
+    for (order_no, status, answer, reason) in [
+        ("ST-1", 409, r#"{"reason":"packed already"}"#, Some("packed already")),
+        ("ST-2", 422, r#"{"detail":"too late"}"#, Some("too late")),
+        ("ST-3", 405, "", Some("the pharmacy answered 405")),
+        ("YF-4", 200, r#"{"code":1003,"message":"已发货"}"#, Some("已发货")),
+        ("ST-5", 404, "", None),
+        ("ST-6", 410, "", None),
+        ("YF-7", 200, r#"{"code":0}"#, None),
+    ] {
+        pharmacy.answer(200, r#"{"code":0}"#);
+        paid(&app, order_no).await?;
+        pharmacy.answer(status, answer);
+        let (ok, cancelled) = app.answer(&format!("/pharmacy/orders/{order_no}/cancel"), "").await?;
+        assert_eq!((ok, &cancelled["status"]), (200, &json!("cancelled")));
+        let (_, whole) = app.get_json(&format!("/pharmacy/orders/{order_no}")).await?;
+        let last = whole["history"].as_array().unwrap().last().unwrap();
+        match reason {
+            Some(reason) => assert_eq!(
+                (&last["event"], &last["to"], &last["detail"]),
+                (&json!("cancel_refused"), &json!("cancelled"), &json!(reason))
+            ),
+            None => assert_eq!(last["event"], "cancelled", "{order_no}"),
+        }
+    }
+    let alarm = |line: &Value| line["what"] == "alarm" && line["outcome"] == "cancel_refused" && line["key"] == "YF-4";
+    app.runtime.wait_for_log("pharmacy", PATIENCE, alarm).await?;
+    let (_, done) = app.answer("/pharmacy/submit", "").await?;
+    assert_eq!(done["pending"], 0, "nothing is asked again");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_callback_for_an_order_that_its_partner_was_not_given_moves_nothing() -> Result<()> {
+    // Without an origin the order waits.
+    let app = App::http(|builder| builder.variables([("standard_secret", STANDARD_SECRET)])).await?;
+    paid(&app, "ST-1").await?;
+    let (refused, problem) = reported(&app, "cb-1", "ST-1", "accepted").await?;
+    assert_eq!((refused, &problem["type"]), (409, &json!("urn:clinic:problem:wrong-state")));
+    assert_eq!(status(&app, "ST-1").await?, "submitted");
+    let (_, whole) = app.get_json("/pharmacy/orders/ST-1").await?;
+    assert_eq!(whole["submission"]["state"], "pending", "{whole}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_refusal_is_an_outcome_with_its_reason_and_no_retry() -> Result<()> {
     let pharmacy = Pharmacy::start()?;
     let app = app_with(&pharmacy).await?;
@@ -483,6 +533,11 @@ async fn an_order_outlives_a_partner_that_is_down_and_one_that_is_up_does_not_wa
     let (_, whole) = app.get_json("/pharmacy/orders/YF-0").await?;
     assert_eq!((&whole["status"], &whole["submission"]["state"]), (&json!("submitted"), &json!("pending")), "{whole}");
     assert!(whole["submission"]["attempted"][0]["detail"].as_str().unwrap().contains("refused the connection"));
+    let (_, page) = app.get_json("/pharmacy/submissions?order_no=YF-0").await?;
+    let submission = page["items"][0]["id"].as_str().context("it is listed")?;
+    assert_eq!(app.get_json(&format!("/push/messages/{submission}")).await?.0, 404, "it is no message");
+    let retry = app.admin(Method::POST, &format!("/push/messages/{submission}/retry"));
+    assert_eq!(answered(retry).await?.0, 404);
     let back = Pharmacy::start_at(address)?;
     back.answer(200, r#"{"code":0,"status":"ACCEPTED"}"#);
     for number in 0..10 {
@@ -574,6 +629,11 @@ async fn operators_try_replace_and_roll_back_rules() -> Result<()> {
     assert_eq!(checked["lines"][0]["fired"][0]["rule"], "at_most");
     let (_, checked) = app.answer("/pharmacy/rules/check", json!({"order": order("ST-1")}).to_string()).await?;
     assert_eq!((&checked["status"], &checked["version"]), (&json!("awaiting_payment"), &json!(0)));
+    for nothing in [json!([]), json!("")] {
+        let check = json!({"order": order("ST-1"), "rules": nothing});
+        let (refused, problem) = app.answer("/pharmacy/rules/check", check.to_string()).await?;
+        assert_eq!((refused, &problem["errors"][0]["pointer"]), (400, &json!("/rules")), "{problem}");
+    }
     assert_eq!(app.get_json("/pharmacy/orders/ST-1").await?.0, 404, "checking keeps nothing");
 
     let put = |body: String| answered(app.admin(Method::PUT, "/pharmacy/rules").body(body));
@@ -603,6 +663,13 @@ async fn operators_try_replace_and_roll_back_rules() -> Result<()> {
     let rollback = |body: &'static str| answered(app.admin(Method::POST, "/pharmacy/rules/rollback").body(body));
     assert_eq!((rollback(r#"{"version":9}"#).await?.0, rollback("{}").await?.0), (404, 400));
 
+    // What would go too deep for a component's stack is refused, and the component lives.
+    for step in ["+1", "==1", ".a", "[0]", "||1==1"] {
+        let deep = format!("1{} == 2", step.repeat(985 / step.len()));
+        let check = json!({"order": order("ST-1"), "rules": toml.replace("line.quantity > most", &deep)});
+        let (status, answer) = app.answer("/pharmacy/rules/check", check.to_string()).await?;
+        assert!(matches!(status, 200 | 400), "{step}: {answer}");
+    }
     let errs = toml.replace("line.quantity > most", "line.days > 1 && line.weight > 1");
     assert_eq!(put(errs).await?.1["version"], 3);
     let (_, queued) = place(&app, &order("ST-4")).await?;
@@ -636,6 +703,8 @@ async fn orders_come_by_channel_and_stream_and_what_is_none_is_put_aside() -> Re
             line["outcome"] == "rejected" && line["path"] == "redis" && line["detail"].to_string().contains("YF")
         })
         .await?;
+    let nonsense = |line: &Value| line["path"] == "redis" && line["detail"].to_string().contains("not JSON");
+    app.runtime.wait_for_log("pharmacy-events", PATIENCE, nonsense).await?;
     for secret in ["王芳", "13800138000", "徐汇区"] {
         let logs = [app.runtime.logs("pharmacy-events"), app.runtime.logs("pharmacy")].concat();
         assert!(!logs.iter().any(|line| line.to_string().contains(secret)), "{secret}");
@@ -655,6 +724,104 @@ async fn the_stream_is_drained_by_http_where_no_trigger_hears_it() -> Result<()>
     assert_eq!(stats["orders"]["awaiting_payment"], 250);
     let (_, done) = app.answer("/pharmacy/submit?seconds=25", "").await?;
     assert_eq!((&done["messages"]["sent"], &done["messages"]["pending"]), (&json!(500), &json!(0)), "{done}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_drain_that_finds_no_redis_still_gives_partners_what_is_due() -> Result<()> {
+    let address: SocketAddr = format!("127.0.0.1:{}", harness::port::free()).parse()?;
+    let app = App::http(|builder| {
+        builder
+            .variables([("standard_origin", format!("http://{address}"))])
+            .variables([("standard_secret", STANDARD_SECRET), ("redis_url", "redis://127.0.0.1:1")])
+    })
+    .await?;
+    paid(&app, "ST-1").await?;
+    let back = Pharmacy::start_at(address)?;
+    let deadline = Instant::now() + PATIENCE;
+    while back.received().is_empty() {
+        let (status, problem) = app.answer("/pharmacy/drain?seconds=5", "").await?;
+        assert_eq!(status, 503, "the stream cannot be read: {problem}");
+        ensure!(Instant::now() < deadline, "nothing is submitted");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_partner_whose_variables_have_faults_is_shut_alone() -> Result<()> {
+    let pharmacy = Pharmacy::start()?;
+    let faulty = [("standard_secret", "no secret"), ("standard_path", "orders")];
+    let app = App::http(|builder| builder.variables(accounts(&pharmacy)).variables(faulty)).await?;
+    pharmacy.answer(200, r#"{"code":0}"#);
+    paid(&app, "ST-1").await?;
+    paid(&app, "YF-1").await?;
+    let received = pharmacy.wait_for(1, PATIENCE).await?;
+    assert_eq!(received[0].json()["orderNo"], "YF-1");
+    let (shut, problem) = reported(&app, "cb-1", "ST-1", "accepted").await?;
+    assert_eq!((shut, problem["errors"].as_array().map(Vec::len)), (503, Some(2)), "{problem}");
+    let body = json!({"orderNo": "YF-1", "status": "ACCEPTED", "timestamp": now_ms(), "nonce": "n-1"});
+    assert_eq!(yifeng_call(&app, body, YIFENG_SECRET).await?.1["outcome"], "applied");
+    let (ok, done) = app.answer("/pharmacy/submit", "").await?;
+    assert_eq!((ok, &done["pharmacies"]["standard"]["pending"]), (200, &json!(1)), "{done}");
+    assert_eq!(app.get_json("/pharmacy/stats").await?.1["submissions_pending"], json!({"standard": 1, "yifeng": 0}));
+    let alarm =
+        |line: &Value| line["what"] == "alarm" && line["outcome"] == "misconfigured" && line["key"] == "standard";
+    app.runtime.wait_for_log("pharmacy", PATIENCE, alarm).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn traffic_alone_submits_what_is_overdue() -> Result<()> {
+    let address: SocketAddr = format!("127.0.0.1:{}", harness::port::free()).parse()?;
+    let up = Pharmacy::start()?;
+    let settings = [("yifeng_origin", format!("http://{address}"))];
+    let app = App::http(|builder| builder.variables(accounts(&up)).variables(settings)).await?;
+    paid(&app, "YF-1").await?;
+    let back = Pharmacy::start_at(address)?;
+    back.answer(200, r#"{"code":0}"#);
+    let deadline = Instant::now() + PATIENCE;
+    for number in 0.. {
+        paid(&app, &format!("ST-{number}")).await?;
+        if !back.received().is_empty() {
+            break;
+        }
+        ensure!(Instant::now() < deadline, "nobody submits it");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn no_line_of_the_log_tells_who_a_patient_is() -> Result<()> {
+    let pharmacy = Pharmacy::start()?;
+    let app = app_with(&pharmacy).await?;
+    pharmacy.answer(200, r#"{"code":1003,"message":"王芳 13800138000"}"#);
+    paid(&app, "YF-1").await?;
+    pharmacy.answer(500, r#"{"detail":"王芳 lives at 徐汇区"}"#);
+    paid(&app, "ST-1").await?;
+    pharmacy.answer(409, r#"{"reason":"王芳 has it"}"#);
+    app.answer("/pharmacy/orders/ST-1/cancel", r#"{"reason":"王芳 called 13800138000"}"#).await?;
+    pharmacy.answer(200, "");
+    paid(&app, "ST-2").await?;
+    let body = json!({"order_no": "ST-2", "status": "rejected", "reason": "王芳 is unknown"});
+    assert_eq!(call_back(&app, STANDARD_SECRET, "cb-1", 0, &body).await?.0, 200);
+    place(&app, &with_lines("ST-3", json!([line("rx", 1, None)]))).await?;
+    let note = json!({"pharmacist_id": "ph-1", "decision": "reject", "note": "王芳 13800138000"});
+    assert_eq!(app.answer("/pharmacy/orders/ST-3/review", note.to_string()).await?.0, 200);
+    app.answer("/pharmacy/submit", "").await?;
+    for what in ["order", "callback", "submission", "message"] {
+        app.runtime
+            .wait_for_log("pharmacy", PATIENCE, |line| line["what"] == what || line.get("operate").is_some())
+            .await?;
+    }
+    let logs = app.runtime.logs("pharmacy");
+    for what in ["order", "callback", "submission"] {
+        assert!(logs.iter().any(|line| line["what"] == what), "{what}");
+    }
+    for secret in ["王芳", "13800138000", "徐汇区", STANDARD_SECRET, YIFENG_SECRET, API_TOKEN] {
+        let told = logs.iter().find(|line| line.to_string().contains(secret));
+        assert!(told.is_none(), "{secret}: {told:?}");
+    }
     Ok(())
 }
 

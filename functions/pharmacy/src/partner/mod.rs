@@ -37,7 +37,7 @@ pub(crate) trait Partner: Send + Sync {
     fn submission(&self, order: &Order, call: &Call<'_>) -> Result<Outgoing, String>;
     /// The request that calls an order off, signed; it may have never heard of it.
     fn cancellation(&self, order: &Order, call: &Call<'_>) -> Result<Outgoing, String>;
-    /// What its answer to a submission means.
+    /// What its answer to a submission means; and that to a cancellation, of which a decision is a refusal.
     fn reply(&self, status: u16, body: &[u8]) -> Reply;
     /// Checks a callback's signature and reads it.
     fn callback(&self, received: &Received<'_>) -> Result<Callback, Refusal>;
@@ -129,10 +129,16 @@ pub(crate) fn reason(object: &Object<'_>) -> Option<String> {
     (!kept.is_empty()).then_some(kept)
 }
 
-/// What an answer means by HTTP alone, as far as that goes: `decide` reads the object of one that is no failure.
+/// [`reason`] of a body.
+pub(crate) fn said(body: &[u8]) -> Option<String> {
+    reason(json::parse(body).ok()?.as_object()?)
+}
+
+/// What an answer means by HTTP, as far as `decide`, which reads its object, has nothing to say.
 ///
 /// A partner that has read an order and will not take it says 400, 410 or 422; one that has it already, 409. All else
-/// that is not 2xx is a failure of the way there.
+/// that is not 2xx is a failure of the way there. What the partner itself calls a failure is none of its decisions, by
+/// whatever status it comes: a rejection cannot be taken back.
 pub(crate) fn judged(status: u16, body: &[u8], decide: impl FnOnce(&Object<'_>) -> Option<Reply>) -> Reply {
     let parsed = json::parse(body);
     let object = parsed.as_ref().ok().and_then(Value::as_object);
@@ -142,10 +148,12 @@ pub(crate) fn judged(status: u16, body: &[u8], decide: impl FnOnce(&Object<'_>) 
         (200..=299, Some(object)) => decide(object).unwrap_or(Reply::Taken),
         (200..=299, None) => Reply::Unclear("the pharmacy's answer is no JSON object".into()),
         (400 | 410 | 422, Some(object)) => match decide(object) {
+            None => Reply::Decided(Event::PartnerRejected, reason(object)),
             Some(Reply::Decided(event @ (Event::PartnerRejected | Event::PartnerOutOfStock), reason)) => {
                 Reply::Decided(event, reason)
             }
-            _ => Reply::Decided(Event::PartnerRejected, reason(object)),
+            Some(Reply::Unclear(reason)) => Reply::Unclear(reason),
+            Some(_) => Reply::Unclear(format!("the pharmacy answered {status}, and that it takes the order")),
         },
         _ => Reply::Unclear(format!("the pharmacy answered {status}")),
     }

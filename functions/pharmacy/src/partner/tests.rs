@@ -162,6 +162,7 @@ fn an_answer_is_an_outcome_or_is_asked_again() {
         (200, r#"{"status":"out_of_stock","reason":"none"}"#, decided(PartnerOutOfStock, "none")),
         (422, r#"{"type":"urn:x:out-of-stock","detail":"none"}"#, decided(PartnerOutOfStock, "none")),
         (422, r#"{"detail":"unknown drug D-1"}"#, decided(PartnerRejected, "unknown drug D-1")),
+        (400, r#"{"reason":"D-1 is not sold"}"#, decided(PartnerRejected, "D-1 is not sold")),
         (409, "", Reply::Taken),
     ] {
         assert_eq!(standard().reply(status, body.as_bytes()), reply, "{status} {body}");
@@ -176,9 +177,38 @@ fn an_answer_is_an_outcome_or_is_asked_again() {
             r#"{"code":5000,"message":"系统繁忙"}"#,
             Reply::Unclear("the pharmacy answered with the code 5000".into()),
         ),
+        (
+            400,
+            r#"{"code":5000,"message":"系统繁忙"}"#,
+            Reply::Unclear("the pharmacy answered with the code 5000".into()),
+        ),
+        (
+            422,
+            r#"{"code":4001,"message":"sign error"}"#,
+            Reply::Unclear("the pharmacy answered with the code 4001".into()),
+        ),
+        (200, r#"{"status":"OUT_OF_STOCK"}"#, decided(PartnerOutOfStock, "")),
     ] {
         assert_eq!(yifeng().reply(status, body.as_bytes()), reply, "{status} {body}");
     }
+    // It says by its code whether it has an order: without one, nobody knows.
+    for (status, body) in [
+        (200, ""),
+        (204, ""),
+        (200, "{}"),
+        (200, r#"{"message":"ok"}"#),
+        (200, r#"{"code":null}"#),
+        (200, r#"{"code":[0],"status":"ACCEPTED"}"#),
+        (200, r#"{"code":true}"#),
+        (200, r#"{"code":0.5}"#),
+        (400, "{}"),
+        (400, r#"{"message":"bad request"}"#),
+        (400, r#"{"code":0}"#),
+    ] {
+        assert!(matches!(yifeng().reply(status, body.as_bytes()), Reply::Unclear(_)), "{status} {body}");
+    }
+    // An answer that contradicts itself.
+    assert!(matches!(standard().reply(422, br#"{"status":"accepted"}"#), Reply::Unclear(_)));
     for partner in ALL {
         for (status, body) in
             [(200, "<html>"), (200, "[]"), (200, "{\"a\":"), (422, "<html>"), (404, "{}"), (500, "{}"), (302, "")]

@@ -80,19 +80,23 @@ impl Partner for Yifeng {
     }
 
     fn reply(&self, status: u16, body: &[u8]) -> Reply {
+        // It says by a code whether it has an order. Without one nobody knows, and it is asked again.
+        let codeless = || Reply::Unclear("the pharmacy answered without a code".to_owned());
+        if (200..=299).contains(&status) && body.trim_ascii().is_empty() {
+            return codeless();
+        }
         judged(status, body, |object| {
+            let said = ["status", "orderStatus"].iter().find_map(|name| report(object.text(name)?));
+            let decided = |event: Option<Event>| event.map(|event| Reply::Decided(event, reason(object)));
             let code = match object.get("code") {
                 Some(Value::Integer(code)) => code.to_string(),
                 Some(Value::String(code)) => code.to_ascii_lowercase(),
-                _ => "0".to_owned(),
+                None => return decided(said).or_else(|| Some(codeless())),
+                Some(_) => return Some(codeless()),
             };
-            let said = ["status", "orderStatus"].iter().find_map(|name| report(object.text(name)?));
             Some(match CODES.iter().find(|(known, _)| *known == code) {
                 Some((_, Some(event))) => Reply::Decided(*event, reason(object)),
-                Some((_, None)) => match said {
-                    Some(event) => Reply::Decided(event, reason(object)),
-                    None => Reply::Taken,
-                },
+                Some((_, None)) => decided(said).unwrap_or(Reply::Taken),
                 None => Reply::Unclear(format!("the pharmacy answered with the code {code:.32}")),
             })
         })

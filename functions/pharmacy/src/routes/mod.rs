@@ -7,6 +7,8 @@ mod callbacks;
 mod orders;
 mod reviews;
 mod rules;
+#[cfg(test)]
+mod tests;
 mod work;
 
 use std::{sync::OnceLock, time::Duration};
@@ -31,7 +33,7 @@ use shared::{
 use crate::{
     config::{Config, config, db, effects, tokens},
     intake::{Intake, VERSION},
-    partner,
+    partner::{self, Partner},
 };
 
 /// What a call may spend on delivering messages and on a partner's answer; what it leaves is done later.
@@ -83,6 +85,12 @@ async fn intake(config: &'static Config) -> Result<HttpIntake, Problem> {
         courier: COURIER.get_or_try_init(make).await?,
         path: EntryPath::Http,
     })
+}
+
+/// What a parameter must be that names a partner.
+fn must_be_one_of(partners: &[&dyn Partner]) -> String {
+    let names: Vec<_> = partners.iter().map(|partner| partner.name()).collect();
+    format!("must be one of {}", names.join(", "))
 }
 
 /// A request's body.

@@ -31,13 +31,28 @@ pub(super) struct Waiting {
     status: Status,
     doctor_id: String,
     patient: Person,
-    prescription: Prescription,
+    prescription: Shown,
     /// Lines that the shield hides.
     lines_hidden: usize,
     reasons: Vec<Fired>,
     created_at: String,
     #[serde(skip)]
     seq: i64,
+}
+
+#[derive(Serialize)]
+struct Shown {
+    id: String,
+    diagnosis: Vec<String>,
+    lines: Vec<ShownLine>,
+}
+
+#[derive(Serialize)]
+struct ShownLine {
+    /// Its place in the prescription, by which reasons name it: hidden ones count.
+    line: usize,
+    #[serde(flatten)]
+    of: Line,
 }
 
 #[derive(Serialize)]
@@ -49,15 +64,16 @@ struct Person {
 impl Waiting {
     fn of(kept: Kept) -> Self {
         let Kept { order, hidden, .. } = kept;
-        let lines = order.prescription.lines.into_iter().enumerate();
-        let seen: Vec<Line> = lines.filter(|(index, _)| !hidden.contains(index)).map(|(_, line)| line).collect();
+        let Prescription { id, diagnosis, lines } = order.prescription;
+        let lines = lines.into_iter().enumerate().filter(|(index, _)| !hidden.contains(index));
+        let lines = lines.map(|(line, of)| ShownLine { line, of }).collect();
         Self {
             order_no: order.order_no.as_str().to_owned(),
             pharmacy: kept.pharmacy,
             status: kept.status,
             doctor_id: order.doctor_id.as_str().to_owned(),
             patient: Person { id: order.patient.id.as_str().to_owned(), name: order.patient.name },
-            prescription: Prescription { lines: seen, ..order.prescription },
+            prescription: Shown { id: id.as_str().to_owned(), diagnosis, lines },
             lines_hidden: hidden.len(),
             reasons: kept.reasons,
             created_at: clock::rfc3339(kept.created_at_ms),

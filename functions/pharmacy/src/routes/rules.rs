@@ -29,6 +29,11 @@ use crate::{
     store::{self, KeptRules},
 };
 
+/// A page of the history is full with so many bytes.
+const HISTORY_BYTES: usize = 4 * 1024 * 1024;
+/// Sets that are read at once.
+const HISTORY_BITE: usize = 4;
+
 /// A set as it is told.
 #[derive(Serialize)]
 pub(super) struct Told {
@@ -78,7 +83,16 @@ pub(super) async fn history(request: Request) -> Result<Json<Page<Told>>, Proble
     let mut query = Query::of(request.uri());
     let (cursor, limit) = query.page();
     query.finish()?;
-    let kept = store::rules_history(db().await?, cursor, limit + 1).await?;
+    let (mut kept, mut bytes, mut next) = (Vec::new(), 0, cursor);
+    while kept.len() <= limit && bytes < HISTORY_BYTES {
+        let some = store::rules_history(db().await?, next, (limit + 1 - kept.len()).min(HISTORY_BITE)).await?;
+        let Some(last) = some.last() else { break };
+        next = Some(last.version);
+        bytes += some.iter().map(|set| set.source.len() + set.samples.len()).sum::<usize>();
+        kept.extend(some);
+    }
+    // Sets may be large: a page that has enough of them is a shorter one, and says that there is more.
+    let limit = if bytes < HISTORY_BYTES { limit } else { limit.min(kept.len().saturating_sub(1)).max(1) };
     let mut told = kept.iter().map(Told::of).collect::<Result<Vec<_>, _>>()?;
     // The one that was there before any of them.
     if told.len() <= limit && cursor.is_none_or(|cursor| cursor > 0) {
@@ -191,9 +205,16 @@ pub(super) async fn check(request: Request) -> Result<Json<Checked>, Problem> {
             None
         }
     };
-    let proposal = Proposal::of_json(&value).map_err(|found| faults.extend(found)).ok();
+    let proposal = Proposal::of_json(&value, &["order"]).map_err(|found| faults.extend(found)).ok();
     // The samples are for a set that is to stay.
-    let own = match proposal.filter(|proposal| !proposal.source.rules.is_empty()) {
+    let proposes = ["rules", "toml", "constants"]
+        .iter()
+        .any(|name| value.as_object().is_some_and(|object| object.present(name).is_some()));
+    let own = match proposal.filter(|_| proposes) {
+        Some(proposal) if proposal.source.rules.is_empty() => {
+            faults.push(Fault::at("/rules", "must have a rule; without `rules` those in force are asked"));
+            None
+        }
         Some(proposal) => RuleSet::compile(&proposal.source, 0).map_err(|found| faults.extend(found)).ok(),
         None => None,
     };

@@ -5,14 +5,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::{Json, extract::Request};
+use axum::{Json, extract::Request, http::Uri};
 use futures::future::join_all;
 use serde::Serialize;
 use shared::{
     auth::Role,
     clock,
+    db::Db,
     outbox::{
-        Outbox, Tally, Whose,
+        Courier, Outbox, Tally, Whose,
         ledger::{self, Entry, State},
     },
     problem::Problem,
@@ -20,13 +21,13 @@ use shared::{
     stream::{Drained, RedisStream},
 };
 
-use super::{HttpIntake, allowed, intake};
+use super::{HttpIntake, allowed, intake, must_be_one_of};
 use crate::{
-    config::{Config, db, pharmacies, rules},
-    intake::{FUNCTION, until_ms},
+    config::{Config, pharmacies, rules},
+    intake::{FUNCTION, Intake, until_ms},
     partner::{self, Partner},
     store,
-    submission::{Outbound, Submissions, queue},
+    submission::{Account, Outbound, Peer, Pharmacies, Submissions, queue},
 };
 
 /// What a call may take if it does not say.
@@ -34,13 +35,18 @@ const SECONDS: u64 = 10;
 /// The most that it may ask for: Fermyon Wasm Functions end a request after 30 s.
 const SECONDS_MAX: u64 = 25;
 
+/// A callback's id is known for a day: far longer than the 5 minutes that its signature holds.
+const CALLBACKS_KEPT_MS: i64 = 24 * 3_600_000;
+/// Callbacks that one call forgets: a small bite, as it holds the database's write lock.
+const CALLBACKS_FORGOTTEN: i64 = 1_000;
+
 /// What a delivery did, and what it left.
-#[derive(Serialize)]
-struct Done {
+#[derive(Debug, Serialize)]
+pub(super) struct Done {
     #[serde(flatten)]
-    tally: Tally,
+    pub(super) tally: Tally,
     /// How many wait.
-    pending: u64,
+    pub(super) pending: u64,
 }
 
 /// What a call did.
@@ -65,28 +71,38 @@ fn budget(query: &mut Query) -> Duration {
 }
 
 /// Posts these submissions of a partner, if they are due.
-pub(super) async fn submit_these(
-    intake: HttpIntake,
+pub(super) async fn submit_these<C: Courier, P: Peer>(
+    intake: Intake<'_, C>,
+    (pharmacies, peer): (&Pharmacies, &P),
     partner: &dyn Partner,
     ids: &[String],
     until_ms: i64,
 ) -> Result<(), Problem> {
-    let index = partner::ALL.iter().position(|known| known.name() == partner.name());
-    let Some(account) = pharmacies().await?.get(index.unwrap_or(usize::MAX)) else { return Ok(()) };
-    let queue = queue(partner);
-    let courier = Submissions { partner, account, queue: &queue, peer: &Outbound, intake };
+    let (queue, account) = (queue(partner), pharmacies.account(partner)?);
+    let courier = Submissions { partner, account, queue: &queue, peer, intake };
     let outbox = Outbox { db: intake.effects, courier: &courier, function: FUNCTION };
     outbox.deliver(Whose::These(ids), ids.len(), until_ms).await?;
     Ok(())
 }
 
-async fn submit_due(intake: HttpIntake, until_ms: i64) -> Result<BTreeMap<&'static str, Done>, Problem> {
+/// Posts at most `rows` of what is due to each partner, and says how much waits. One whose variables have faults is given
+/// nothing.
+pub(super) async fn submit_due<C: Courier, P: Peer>(
+    intake: Intake<'_, C>,
+    (pharmacies, peer): (&Pharmacies, &P),
+    rows: usize,
+    until_ms: i64,
+) -> Result<BTreeMap<&'static str, Done>, Problem> {
     // Each in its own time: one that is slow takes none of another's.
-    let each = partner::ALL.iter().zip(pharmacies().await?).map(async |(partner, account)| {
-        let queue = queue(*partner);
-        let courier = Submissions { partner: *partner, account, queue: &queue, peer: &Outbound, intake };
+    let each = intake.partners.iter().map(async |partner| {
+        let (queue, shut) = (queue(*partner), Account::default());
+        let account = pharmacies.account(*partner).ok();
+        let courier = Submissions { partner: *partner, account: account.unwrap_or(&shut), queue: &queue, peer, intake };
         let outbox = Outbox { db: intake.effects, courier: &courier, function: FUNCTION };
-        let tally = outbox.deliver(Whose::Any, usize::MAX, until_ms).await?;
+        let tally = match account {
+            Some(_) => outbox.deliver(Whose::Any, rows, until_ms).await?,
+            None => Tally::default(),
+        };
         Ok::<_, Problem>((partner.name(), Done { tally, pending: outbox.pending().await? }))
     });
     join_all(each).await.into_iter().collect()
@@ -103,11 +119,12 @@ pub(super) async fn submit(request: Request) -> Result<Json<Submitted>, Problem>
 async fn done(config: &'static Config, budget: Duration) -> Result<Submitted, Problem> {
     let until_ms = until_ms(budget);
     let intake = intake(config).await?;
-    let finished = intake.finish().await?;
-    let pharmacies = submit_due(intake, until_ms).await?;
+    let finished = intake.finish(until_ms).await?;
+    let pharmacies = submit_due(intake, (pharmacies().await, &Outbound), usize::MAX, until_ms).await?;
     let outbox = intake.outbox();
     let tally = outbox.deliver(Whose::Any, usize::MAX, until_ms).await?;
     outbox.forget_bodies().await?;
+    store::forget_callbacks(intake.effects, clock::now_ms() - CALLBACKS_KEPT_MS, CALLBACKS_FORGOTTEN).await?;
     let mut total = Done { tally: Tally::default(), pending: 0 };
     for one in pharmacies.values() {
         total.tally += one.tally;
@@ -134,29 +151,38 @@ pub(super) async fn drain(request: Request) -> Result<Json<DrainedAll>, Problem>
     let intake = intake(config).await?;
     let rules = rules(intake.db).await?;
     let started = Instant::now();
+    // A third is for partners and people, however long the stream is.
+    let of_stream = if deliver { budget * 2 / 3 } else { budget };
     let source = RedisStream::outbound(&config.stream.url, &config.stream.name, FUNCTION);
-    let more_time = move || started.elapsed() < budget;
-    let drained = crate::drain::drain(&intake, &rules, &source, &config.stream.field, more_time).await?;
+    let more_time = move || started.elapsed() < of_stream;
+    let drained = crate::drain::drain(&intake, &rules, &source, &config.stream.field, more_time).await;
+    // What waits goes out also when the stream could not be read, and has its time also when that took long to say.
     let submitted = match deliver {
-        true => Some(done(config, budget.saturating_sub(started.elapsed())).await?),
+        true => Some(done(config, budget.saturating_sub(started.elapsed()).max(budget - of_stream)).await),
         false => None,
     };
-    Ok(Json(DrainedAll { drained, submitted }))
+    Ok(Json(DrainedAll { drained: drained?, submitted: submitted.transpose()? }))
 }
 
 /// Submissions, the newest first.
 pub(super) async fn submissions(request: Request) -> Result<Json<Page<Entry>>, Problem> {
-    allowed(Role::Service, request.headers()).await?;
-    let mut query = Query::of(request.uri());
-    let names: Vec<_> = partner::ALL.iter().map(|partner| partner.name()).collect();
-    let must = format!("must be one of {}", names.join(", "));
-    let pharmacy = query.parsed("pharmacy", &must, |name| partner::named(partner::ALL, name).map(queue));
+    let config = allowed(Role::Service, request.headers()).await?;
+    let HttpIntake { db, partners, .. } = intake(config).await?;
+    listed(db, partners, request.uri()).await.map(Json)
+}
+
+/// The submissions to `partners` that a list's query asks for.
+pub(super) async fn listed(db: &Db, partners: &[&dyn Partner], uri: &Uri) -> Result<Page<Entry>, Problem> {
+    let mut query = Query::of(uri);
+    let pharmacy = query.parsed("pharmacy", &must_be_one_of(partners), |name| partner::named(partners, name));
     let state = query.parsed("state", "must be pending, sending, sent or dead", State::parse);
     let order_id = query.text("order_no");
     let (cursor, limit) = query.page();
     query.finish()?;
-    let db = db().await?;
-    let queues = pharmacy.map_or_else(|| partner::ALL.iter().map(|partner| queue(*partner)).collect(), |one| vec![one]);
+    let queues: Vec<_> = match pharmacy {
+        Some(partner) => vec![queue(partner)],
+        None => partners.iter().map(|partner| queue(*partner)).collect(),
+    };
     let mut found = Vec::new();
     for queue in queues {
         let filter =
@@ -164,7 +190,7 @@ pub(super) async fn submissions(request: Request) -> Result<Json<Page<Entry>>, P
         found.extend(ledger::list(db, &filter, limit + 1).await?);
     }
     found.sort_unstable_by_key(|entry| std::cmp::Reverse(entry.seq));
-    Ok(Json(Page::of(found, limit, |entry| entry.seq)))
+    Ok(Page::of(found, limit, |entry| entry.seq))
 }
 
 /// How pharmacy is doing.
@@ -181,13 +207,9 @@ pub(super) struct Doing {
 pub(super) async fn stats(request: Request) -> Result<Json<Doing>, Problem> {
     let config = allowed(Role::Service, request.headers()).await?;
     let intake = intake(config).await?;
-    let mut pending = BTreeMap::new();
-    for (partner, account) in partner::ALL.iter().zip(pharmacies().await?) {
-        let queue = queue(*partner);
-        let courier = Submissions { partner: *partner, account, queue: &queue, peer: &Outbound, intake };
-        let outbox = Outbox { db: intake.effects, courier: &courier, function: FUNCTION };
-        pending.insert(partner.name(), outbox.pending().await?);
-    }
+    // With no rows to post, it only counts.
+    let counted = submit_due(intake, (pharmacies().await, &Outbound), 0, 0).await?;
+    let submissions_pending = counted.into_iter().map(|(name, done)| (name, done.pending)).collect();
     let orders = store::count(intake.db).await?.into_iter().collect();
-    Ok(Json(Doing { orders, submissions_pending: pending, messages: ledger::stats(intake.db, clock::now_ms()).await? }))
+    Ok(Json(Doing { orders, submissions_pending, messages: ledger::stats(intake.db, clock::now_ms()).await? }))
 }

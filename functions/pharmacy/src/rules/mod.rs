@@ -12,13 +12,16 @@ use std::sync::Arc;
 
 use cel::{
     Context, Env, Program, Value,
-    common::ast::{EntryExpr, Expr, IdedExpr},
+    common::ast::{EntryExpr, Expr, IdedExpr, operators},
 };
 use serde::{Deserialize, Serialize};
 use shared::problem::Fault;
 
-use self::source::Source;
-use crate::{order::Order, status::Event};
+use self::source::{SOURCE_MAX, Source};
+use crate::{
+    order::{Category, Order},
+    status::Event,
+};
 
 /// The most characters of an expression.
 const EXPRESSION_MAX: usize = 1_000;
@@ -26,10 +29,17 @@ const EXPRESSION_MAX: usize = 1_000;
 const RULES_MAX: usize = 50;
 /// The most `all`, `exists`, `map` or `filter` of an expression, none within another.
 const COMPREHENSIONS_MAX: usize = 2;
-/// How deep an expression may be nested.
-const DEPTH_MAX: u16 = 32;
+/// How deep brackets and signs may be nested.
+const DEPTH_MAX: usize = 32;
+/// How deep an expression's tree may be: each operator, field and bracket of a chain stands within the next.
+const TREE_MAX: usize = 64;
 /// The most characters of an evaluation's fault that are told.
 const FAULT_MAX: usize = 200;
+/// The most numbers, texts, lists and tables of a set's constants, those within others counted: an expression may copy
+/// them for every line.
+const CONSTANTS_MAX: usize = 1_000;
+/// What rules may call beside operators. An expression that calls another compiles, and would fail at every order.
+const FUNCTIONS: [&str; 9] = ["bool", "contains", "double", "endsWith", "int", "size", "startsWith", "string", "uint"];
 /// What rules may name beside constants.
 const SCOPE: [&str; 3] = ["order", "prescription", "line"];
 
@@ -113,6 +123,13 @@ impl RuleSet {
         if source.rules.len() > RULES_MAX {
             faults.push(Fault::at("/rules", format!("may have {RULES_MAX} rules")));
         }
+        // As it is kept, whichever way it came.
+        if serde_json::to_string(source).is_ok_and(|text| text.len() > SOURCE_MAX) {
+            return Err(vec![Fault::at("", format!("a set may have {SOURCE_MAX} bytes"))]);
+        }
+        if source.constants.values().map(elements).sum::<usize>() > CONSTANTS_MAX {
+            faults.push(Fault::at("/constants", format!("may have {CONSTANTS_MAX} values in all")));
+        }
         let env = Arc::new(Env::stdlib());
         let mut root = Context::with_env(env.clone());
         for (name, value) in &source.constants {
@@ -168,6 +185,9 @@ impl RuleSet {
             for rule in &self.rules {
                 let error = match rule.program.execute(&of_line) {
                     Ok(Value::Bool(false)) => continue,
+                    Ok(Value::Bool(true)) if rule.action == Action::HideOtc && line.category != Category::Otc => {
+                        Some("it hides a line that is not over the counter".to_owned())
+                    }
                     Ok(Value::Bool(true)) => None,
                     Ok(other) => Some(format!("it is neither true nor false but {}", other.type_of())),
                     Err(error) => Some(error.to_string().chars().take(FAULT_MAX).collect()),
@@ -202,6 +222,15 @@ impl RuleSet {
     }
 }
 
+/// How many values a constant is, with those within it.
+fn elements(value: &serde_json::Value) -> usize {
+    match value {
+        serde_json::Value::Array(items) => 1 + items.iter().map(elements).sum::<usize>(),
+        serde_json::Value::Object(fields) => 1 + fields.values().map(elements).sum::<usize>(),
+        _ => 1,
+    }
+}
+
 fn is_name(name: &str) -> bool {
     let first = name.bytes().next().is_some_and(|byte| byte.is_ascii_lowercase() || byte == b'_');
     first
@@ -215,13 +244,13 @@ fn program(env: &Env, expression: &str, source: &Source) -> Result<Program, Stri
         return Err(format!("must have 1 to {EXPRESSION_MAX} characters"));
     }
     // Before the parser is asked, which goes as deep as the text does.
-    if nested(expression) > usize::from(DEPTH_MAX) {
+    if nested(expression) > DEPTH_MAX {
         return Err(format!("may be nested {DEPTH_MAX} deep"));
     }
     let program = env.compile(expression).map_err(|errors| format!("does not compile: {errors}"))?;
-    let mut comprehensions = 0;
-    let mut bound = Vec::new();
-    check(program.expression(), 0, &mut comprehensions, &mut bound)?;
+    let mut found = Found::default();
+    check(program.expression(), Place::default(), &mut found)?;
+    let Found { comprehensions, bound } = found;
     if comprehensions > COMPREHENSIONS_MAX {
         return Err(format!("may have {COMPREHENSIONS_MAX} of all, exists, exists_one, map and filter"));
     }
@@ -235,6 +264,12 @@ fn program(env: &Env, expression: &str, source: &Source) -> Result<Program, Stri
     if let Some(unknown) = references.variables().into_iter().find(|name| !known(name)) {
         let constants: Vec<_> = source.constants.keys().map(String::as_str).collect();
         return Err(format!("`{unknown}` is unknown; known: {}", [&SCOPE[..], &constants].concat().join(", ")));
+    }
+    // An operator's name has a sign in it: `_+_`, `@in`.
+    let known =
+        |name: &&str| FUNCTIONS.contains(name) || name.contains(|sign: char| !sign.is_alphanumeric() && sign != '_');
+    if let Some(unknown) = references.functions().into_iter().find(|name| !known(name)) {
+        return Err(format!("the function `{unknown}` is unknown; known: {}", FUNCTIONS.join(", ")));
     }
     Ok(program)
 }
@@ -254,36 +289,77 @@ fn nested(expression: &str) -> usize {
     deepest
 }
 
-/// Counts what loops and notes the names that loops bind, and refuses a loop within a loop.
-fn check(expression: &IdedExpr, within: usize, count: &mut usize, bound: &mut Vec<String>) -> Result<(), String> {
-    let mut all = |expressions: &[&IdedExpr]| {
-        expressions.iter().try_for_each(|expression| check(expression, within, count, bound))
-    };
+/// What [`check`] found in an expression.
+#[derive(Default)]
+struct Found {
+    comprehensions: usize,
+    /// The names that loops bind.
+    bound: Vec<String>,
+}
+
+/// Where in an expression a part of it stands.
+#[derive(Clone, Copy, Default)]
+struct Place {
+    /// Within how many others.
+    depth: usize,
+    /// Within a loop.
+    in_loop: bool,
+}
+
+/// Counts what loops and notes the names that loops bind, and refuses a loop within a loop, and what is too deep: the
+/// library's parser bounds brackets, and not operators and fields, and evaluates each within the one before.
+fn check(expression: &IdedExpr, place: Place, found: &mut Found) -> Result<(), String> {
+    if place.depth > TREE_MAX {
+        return Err(format!("may have {TREE_MAX} operators, fields and brackets within one another"));
+    }
+    let within = Place { depth: place.depth + 1, ..place };
     match &expression.expr {
         Expr::Call(call) => {
-            all(&call.target.iter().map(Box::as_ref).collect::<Vec<_>>())?;
-            all(&call.args.iter().collect::<Vec<_>>())
+            // A table as the library makes it equals no record of ours, and would never say so.
+            let asked = match call.func_name.as_str() {
+                operators::EQUALS | operators::NOT_EQUALS => call.args.first(),
+                operators::IN => call.args.last(),
+                _ => None,
+            };
+            if asked.is_some_and(has_table) {
+                return Err("a table in braces is compared from the right of == and the left of `in`".into());
+            }
+            let parts = call.target.as_deref().into_iter().chain(&call.args);
+            parts.into_iter().try_for_each(|part| check(part, within, found))
         }
-        Expr::Select(select) => all(&[&select.operand]),
-        Expr::List(list) => all(&list.elements.iter().collect::<Vec<_>>()),
+        Expr::Select(select) => check(&select.operand, within, found),
+        Expr::List(list) => list.elements.iter().try_for_each(|element| check(element, within, found)),
         Expr::Map(map) => map.entries.iter().try_for_each(|entry| match &entry.expr {
-            EntryExpr::MapEntry(entry) => all(&[&entry.key, &entry.value]),
-            EntryExpr::StructField(field) => all(&[&field.value]),
+            EntryExpr::MapEntry(entry) => {
+                check(&entry.key, within, found)?;
+                check(&entry.value, within, found)
+            }
+            EntryExpr::StructField(field) => check(&field.value, within, found),
         }),
         Expr::Struct(_) => Err("may not make an object".into()),
         Expr::Comprehension(loops) => {
-            if within > 0 {
+            if place.in_loop {
                 return Err("all, exists, exists_one, map and filter may not stand within one another".into());
             }
-            *count += 1;
-            bound.push(loops.iter_var.clone());
-            bound.extend(loops.iter_var2.clone());
-            bound.push(loops.accu_var.clone());
+            found.comprehensions += 1;
+            found.bound.push(loops.iter_var.clone());
+            found.bound.extend(loops.iter_var2.clone());
+            found.bound.push(loops.accu_var.clone());
+            check(&loops.iter_range, within, found)?;
             let inner = [&loops.accu_init, &loops.loop_cond, &loops.loop_step, &loops.result];
-            check(&loops.iter_range, within, count, bound)?;
-            inner.into_iter().try_for_each(|inner| check(inner, within + 1, count, bound))
+            let within = Place { in_loop: true, ..within };
+            inner.into_iter().try_for_each(|inner| check(inner, within, found))
         }
         Expr::Ident(_) | Expr::Literal(_) | Expr::Unspecified => Ok(()),
+    }
+}
+
+/// Whether it is a table in braces, or a list of some.
+fn has_table(expression: &IdedExpr) -> bool {
+    match &expression.expr {
+        Expr::Map(_) => true,
+        Expr::List(list) => list.elements.iter().any(has_table),
+        _ => false,
     }
 }
 
@@ -408,6 +484,134 @@ mod tests {
             let faults = one("review", when).err().unwrap_or_else(|| panic!("{when} is let pass"));
             assert_eq!(faults[0].pointer, "/rules/0/when", "{when}");
         }
+    }
+
+    /// Expressions of nearly the most characters that lean to one side, by many ways.
+    fn leaning() -> Vec<String> {
+        let fill = |start: &str, step: &str, end: &str| {
+            let times = (EXPRESSION_MAX - start.len() - end.len()) / step.len();
+            [start, &step.repeat(times), end].concat()
+        };
+        vec![
+            fill("1", "+1", " == 2"),
+            fill("1", "*1", " == 2"),
+            fill("line", ".a", ""),
+            fill("line", "[0]", " == 2"),
+            fill("", "true?true:", "true"),
+            fill("", "1==1?true:", "false"),
+            fill("1", "==1", ""),
+            fill("1", "<1", ""),
+            fill("'a'", ".size()", " == 2"),
+            fill("true", "||1==1", ""),
+            fill("true", "&&1==1", ""),
+            fill("1", " in[1]", ""),
+        ]
+    }
+
+    #[test]
+    fn no_expression_goes_so_deep_that_a_components_stack_is_at_its_end() {
+        // A component's is 1 MiB, and Wasmtime's own 512 KiB; a debug build takes several times what a release does.
+        let small = std::thread::Builder::new().stack_size(512 * 1024);
+        let tried = small.spawn(|| {
+            for when in leaning() {
+                if let Ok(set) = one("review", &when) {
+                    set.judge(&with(json!([line("otc", 1, None)])));
+                }
+            }
+        });
+        tried.unwrap().join().unwrap();
+        for when in leaning() {
+            let alike = when.contains("||") || when.contains("&&");
+            assert_eq!(one("review", &when).is_ok(), alike, "{when}");
+        }
+    }
+
+    #[test]
+    fn records_are_equal_field_by_field() {
+        let order = with(json!([line("rx", 4, Some(9)), line("otc", 1, None)]));
+        for (when, lines) in [
+            ("line == order.lines[0]", 1),
+            ("line != order.lines[0]", 1),
+            ("order.lines.exists(l, l == line)", 2),
+            ("line in order.lines", 2),
+            ("line in prescription.lines.filter(l, l.category == 'otc')", 1),
+            ("line == {'sku': 's', 'name': 'n', 'category': 'otc', 'quantity': 1}", 1),
+            ("{'sku': 's', 'name': 'n', 'category': 'otc', 'quantity': 1} in order.lines", 2),
+            ("order.prescription == prescription", 2),
+            ("order.prescription == order", 0),
+            ("line == 3", 0),
+        ] {
+            let verdict = one("reject", when).unwrap().judge(&order);
+            assert!(verdict.fired.iter().all(|fired| fired.error.is_none()), "{when}: {:?}", verdict.fired);
+            assert_eq!(verdict.fired.len(), lines, "{when}");
+        }
+        // The other way round the library would find them unlike, and say nothing.
+        for when in ["{'sku': 's'} == line", "[{}] != order.lines", "line in [{'a': 1}]", "line in [line, {}]"] {
+            assert!(one("reject", when).is_err(), "{when}");
+        }
+    }
+
+    #[test]
+    fn only_an_over_the_counter_line_can_be_hidden() {
+        let toml = "[[rules]]\nname = \"shield\"\nwhen = \"true\"\naction = \"hide_otc\"\nmessage = \"m\"\n\
+            [[rules]]\nname = \"much\"\nwhen = \"line.quantity > 500\"\naction = \"review\"\nmessage = \"m\"";
+        let set = RuleSet::compile(&Source::from_toml(toml).unwrap(), 1).unwrap();
+        let verdict = set.judge(&with(json!([line("otc", 501, None), line("tcm", 600, None), line("rx", 1, Some(1))])));
+        assert_eq!((verdict.event, verdict.hidden.as_slice()), (Event::Queued, &[0][..]));
+        let reasons: Vec<_> = verdict.reasons().into_iter().map(|fired| (fired.rule, fired.line)).collect();
+        assert_eq!(reasons, [("shield".into(), 1), ("much".into(), 1), ("shield".into(), 2)]);
+        assert!(verdict.reasons()[0].error.as_ref().unwrap().contains("over the counter"));
+    }
+
+    #[test]
+    fn what_is_unknown_is_refused_by_its_name() {
+        for (when, name) in [
+            ("line.name.matches('x')", "matches"),
+            ("sise(order.lines) > 1", "sise"),
+            ("line.sku.lowerAscii() == 'a'", "lowerAscii"),
+            ("order.lines.all(l, longer(l))", "longer"),
+            ("duration('1s') == duration('1s')", "duration"),
+        ] {
+            let faults = one("review", when).err().unwrap_or_else(|| panic!("{when} is let pass"));
+            assert!(
+                faults[0].pointer == "/rules/0/when" && faults[0].detail.contains(&format!("`{name}`")),
+                "{faults:?}"
+            );
+        }
+        for when in [
+            "line.name.contains('a') || line.name.startsWith('a') || line.name.endsWith('a')",
+            "double(line.quantity) / 2.0 > 1.5 && int('3') == 3 && string(3) == '3' && uint(3) == 3u && bool('true')",
+            "-line.quantity % 2 - 1 * 3 <= 4 && !(line.quantity >= 2) && size(line.name) in [1, 2] ? true : false",
+            "order.lines.exists_one(l, l.quantity == 1) && order.lines.map(l, l.quantity)[0] != 3 && line['sku'] < 'z'",
+            "{'otc': 1}[line.category] == 1 && !has(line.days)",
+        ] {
+            let verdict = one("review", when).unwrap().judge(&with(json!([line("otc", 1, None)])));
+            assert!(verdict.fired.iter().all(|fired| fired.error.is_none()), "{when}: {:?}", verdict.fired);
+        }
+    }
+
+    #[test]
+    fn a_set_and_its_constants_have_a_size() {
+        let with = |constants: serde_json::Value, rules: usize| {
+            let rule = |number: usize| {
+                let [when, message] = [format!("'{}' == ''", "x".repeat(900)), "m".into()];
+                source::RuleSource { name: format!("r{number}"), when, action: Action::Review, message }
+            };
+            let constants = serde_json::from_value(constants).unwrap();
+            RuleSet::compile(&Source { constants, rules: (0..rules).map(rule).collect() }, 1)
+        };
+        let list = |length: usize| json!(vec![1; length]);
+        assert!(with(json!({"big": list(CONSTANTS_MAX - 1)}), 1).is_ok());
+        for constants in [
+            json!({"big": list(CONSTANTS_MAX)}),
+            json!({"a": list(CONSTANTS_MAX / 2), "b": {"c": [list(CONSTANTS_MAX / 2)]}}),
+        ] {
+            let faults = with(constants, 1).err().unwrap();
+            assert_eq!((faults.len(), faults[0].pointer.as_str()), (1, "/constants"));
+        }
+        assert!(with(json!({}), RULES_MAX).is_ok());
+        let faults = with(json!({"text": "x".repeat(source::SOURCE_MAX)}), 1).err().unwrap();
+        assert_eq!((faults[0].pointer.as_str(), faults.len()), ("", 1));
     }
 
     #[test]

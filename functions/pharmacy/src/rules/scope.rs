@@ -57,6 +57,15 @@ impl Val for Record<'_> {
         Some(self)
     }
 
+    /// Field by field, in whatever order the other has them. Lists compare their own elements likewise.
+    fn equals(&self, other: &dyn Val) -> bool {
+        let (Some(fields), Some(size)) = (other.as_indexer(), other.as_sizer()) else { return false };
+        let alike = |(name, value): &(Cow<'_, str>, Boxed<'_>)| {
+            fields.get(&CelString::from(name.as_ref())).is_ok_and(|found| value.equals(&*found))
+        };
+        other.get_type() == &MAP_TYPE && size.size() == self.size() && self.0.iter().all(alike)
+    }
+
     fn clone_as_boxed<'w>(&self) -> Boxed<'w>
     where
         Self: 'w,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use shared::{
+    id::Id,
     json::{self, Value},
     problem::Fault,
 };
@@ -15,6 +16,9 @@ use crate::{order::Order, status::Status};
 pub(crate) const SOURCE_MAX: usize = 64 * 1024;
 /// The most samples that a set is tried on.
 const SAMPLES_MAX: usize = 50;
+
+/// What an operator's name must be.
+const NO_OPERATOR: &str = "must be an id, [A-Za-z0-9._:-]{1,64}";
 
 /// The set that the component ships with.
 const SHIPPED: &str = include_str!("../../rules.toml");
@@ -102,6 +106,9 @@ impl Proposal {
         }
         let written: Written =
             toml::from_str(text).map_err(|error| fault("", format!("not the TOML of a set: {error}")))?;
+        if written.operator.as_deref().is_some_and(|operator| Id::parse(operator).is_none()) {
+            return Err(fault("/operator", NO_OPERATOR));
+        }
         Ok(Self {
             source: Source { constants: written.constants, rules: written.rules },
             samples: written.samples,
@@ -117,7 +124,7 @@ impl Proposal {
     pub(crate) fn read(body: &[u8]) -> Result<Self, Vec<Fault>> {
         let proposal = if body.trim_ascii_start().first() == Some(&b'{') {
             let value = json::parse(body).map_err(|error| fault("", format!("not JSON: {error}")))?;
-            Self::of_json(&value)?
+            Self::of_json(&value, &[])?
         } else {
             let text = std::str::from_utf8(body).map_err(|error| fault("", format!("not UTF-8: {error}")))?;
             Self::from_toml(text)?
@@ -128,27 +135,31 @@ impl Proposal {
         Ok(proposal)
     }
 
-    /// Reads an object as [`Proposal::read`] does, beside fields that it leaves to others.
+    /// Reads an object as [`Proposal::read`] does, beside fields that it leaves to `others`.
     ///
     /// # Errors
     /// Every fault, with its place.
-    pub(crate) fn of_json(value: &Value<'_>) -> Result<Self, Vec<Fault>> {
+    pub(crate) fn of_json(value: &Value<'_>, others: &[&str]) -> Result<Self, Vec<Fault>> {
         let Some(object) = value.as_object() else { return Err(fault("", "must be an object")) };
         let mut faults = Vec::new();
         let mut proposal = Self::default();
+        let mut operator_within = None;
         for (name, value) in object.iter() {
             let plain = || serde_json::to_value(value).map_err(|error| error.to_string());
             let read = match (name, value) {
+                (name, _) if others.contains(&name) => Ok(()),
                 (_, Value::Null) => Ok(()),
                 ("operator", value) => {
-                    let named = shared::id::Id::from_json(value);
+                    let named = Id::from_json(value);
                     proposal.operator = named.as_ref().map(|id| id.as_str().to_owned());
-                    named.map(drop).ok_or_else(|| "must be an id, [A-Za-z0-9._:-]{1,64}".to_owned())
+                    named.map(drop).ok_or_else(|| NO_OPERATOR.to_owned())
                 }
                 ("rules" | "toml", Value::String(text)) => match Self::from_toml(text) {
                     Ok(written) => {
                         proposal.source = written.source;
                         proposal.samples.extend(written.samples);
+                        // Whoever says so beside the set stands for it.
+                        operator_within = written.operator;
                         Ok(())
                     }
                     Err(found) => Err(found.into_iter().map(|fault| fault.detail).collect()),
@@ -176,13 +187,13 @@ impl Proposal {
                     proposal.samples.extend(samples);
                     Ok(())
                 }),
-                ("order", _) => Ok(()),
                 _ => Err("is unknown; known: operator, rules, constants, samples".to_owned()),
             };
             if let Err(detail) = read {
                 faults.push(Fault::at(format!("/{}", shared::problem::escaped(name)), detail));
             }
         }
+        proposal.operator = proposal.operator.or(operator_within);
         if faults.is_empty() { Ok(proposal) } else { Err(faults) }
     }
 
@@ -259,6 +270,9 @@ mod tests {
         for body in [
             json!({"operator": "op-1", "rules": bare}),
             json!({"operator": "op-1", "toml": bare, "samples": []}),
+            json!({"rules": TOML}),
+            json!({"operator": "op-1", "rules": TOML.replace("op-1", "op-2")}),
+            json!({"rules": TOML.replace("op-1", "op-2"), "operator": "op-1"}),
             json!({"operator": "op-1", "constants": constants, "rules": [rule]}),
             json!({"operator": "op-1", "rules": {"constants": constants, "rules": [rule]}}),
         ] {
@@ -275,6 +289,9 @@ mod tests {
             ("{\"rules\":[{\"name\":\"r\"}]}", "/rules/0"),
             ("{\"rules\":\"x = \"}", "/rules"),
             ("{\"colour\":1,\"rules\":[]}", "/colour"),
+            (r#"{"order":{},"rules":"[[rules]]"}"#, "/order"),
+            (r#"{"operator":"op 1","rules":[]}"#, "/operator"),
+            ("operator = 'op 1'\n[[rules]]\nname = 'r'\nwhen = 'true'\naction = 'review'\nmessage = 'm'", "/operator"),
             ("{", ""),
             ("\u{1}", ""),
         ] {

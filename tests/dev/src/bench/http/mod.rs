@@ -89,10 +89,8 @@ fn baseline() -> Request {
 pub(crate) async fn bench(kind: Kind, settings: &Settings) -> Result<()> {
     let mut cases = push::cases(settings.clients)?;
     cases.extend(images::cases(settings.clients));
-    cases.extend(pharmacy::cases(settings.clients));
     let folder = tempfile::tempdir()?;
     let runtime = application::builder(folder.path(), kind, &COMPONENTS)?.start().await?;
-    pharmacy::prepare(&runtime).await?;
     let wrk = Wrk::new()?;
     let mut report = Report::new("http", kind, settings);
     println!(
@@ -107,7 +105,21 @@ pub(crate) async fn bench(kind: Kind, settings: &Settings) -> Result<()> {
         let rounds = measure(case, settings, &runtime, &wrk).await.with_context(|| case.name)?;
         report.add(tell(case, &rounds));
     }
-    report.print_figures(&[("seconds_per_round", settings.seconds.into())])
+    let mut of_pharmacy = Vec::new();
+    for group in pharmacy::groups(settings.clients) {
+        group.prepare(&runtime).await?;
+        for case in &group.cases {
+            let rounds = measure(case, settings, &runtime, &wrk).await.with_context(|| case.name)?;
+            report.add(tell(case, &rounds));
+            of_pharmacy.push((case.name, rounds));
+        }
+    }
+    let mut parameters = vec![("seconds_per_round", settings.seconds.into())];
+    if let Some(shares) = pharmacy::Shares::of(&of_pharmacy) {
+        shares.tell();
+        parameters.push(("pharmacy_order", shares.json()));
+    }
+    report.print_figures(&parameters)
 }
 
 async fn measure(case: &Case, settings: &Settings, runtime: &Runtime, wrk: &Wrk) -> Result<Vec<Round>> {
