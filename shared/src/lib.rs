@@ -18,6 +18,7 @@
 //! - [`query`]: a request's parameters, with every fault of them;
 //! - [`rollout`]: who gets something new already;
 //! - [`signature`]: Standard Webhooks;
+//! - [`soon`]: work that no caller waits for;
 //! - [`stream`]: intake of a Redis stream by consumer group.
 //!
 //! No function is imported here.
@@ -40,4 +41,5 @@ pub mod problem;
 pub mod query;
 pub mod rollout;
 pub mod signature;
+pub mod soon;
 pub mod stream;

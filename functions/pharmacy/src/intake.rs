@@ -178,13 +178,23 @@ impl<'a, C: Courier> Intake<'a, C> {
         })
     }
 
-    /// Places orders with the verdict of `rules`: two statements for all of them, and one for their effects. Each must
-    /// have its partner.
+    /// Places orders with the verdict of `rules`, and has their effects. Each must have its partner.
     pub(crate) async fn place(
         &self,
         orders: &[(Order, &'static str)],
         rules: &RuleSet,
     ) -> Result<Vec<Placed>, DbError> {
+        let (placed, kept) = self.record(orders, rules).await?;
+        self.tell(&kept).await?;
+        Ok(placed)
+    }
+
+    /// Places them and leaves their effects to [`finish`](Self::finish): two statements for all of them.
+    pub(crate) async fn record(
+        &self,
+        orders: &[(Order, &'static str)],
+        rules: &RuleSet,
+    ) -> Result<(Vec<Placed>, Vec<Kept>), DbError> {
         let started = Instant::now();
         let now_ms = self.courier.now_ms();
         let mut rows = Vec::with_capacity(orders.len());
@@ -212,8 +222,7 @@ impl<'a, C: Courier> Intake<'a, C> {
             log("order", &row.order_no, said, None, started.elapsed(), self.path);
             placed.push(outcome);
         }
-        self.tell(&kept).await?;
-        Ok(placed)
+        Ok((placed, kept))
     }
 
     /// The patient has paid.

@@ -266,6 +266,8 @@ async fn an_orders_number_is_one_order() -> Result<()> {
     other["amount_fen"] = json!(1);
     let (status, problem) = place(&app, &other).await?;
     assert_eq!((status, &problem["type"]), (409, &json!("urn:clinic:problem:conflict")));
+    app.gateway.wait_for(2, PATIENCE).await?;
+    app.answer("/pharmacy/submit", "").await?;
     assert_eq!(messages(&app).len(), 2);
     Ok(())
 }
@@ -342,6 +344,7 @@ async fn rules_reject_or_queue_and_the_first_pharmacist_decides() -> Result<()> 
     assert_eq!(review(&app, "ST-9", "ph-2", "reject").await?.0, 404);
     assert_eq!(review(&app, "ST-5", "ph 2", "maybe").await?.1["errors"].as_array().map(Vec::len), Some(2));
     assert_eq!(app.get_json("/pharmacy/reviews").await?.1["items"], json!([]));
+    app.gateway.wait_for(11, PATIENCE).await?;
     let of = |order: &str| messages(&app).into_iter().filter(|message| message.ends_with(order)).collect::<Vec<_>>();
     assert_eq!(of("ST-1"), ["doctor d-17 app order_refused ST-1"]);
     assert_eq!(

@@ -27,12 +27,14 @@ use shared::{
     http::{JSON_LIMIT, read_whole},
     json::{self, Value},
     log::EntryPath,
+    outbox::Whose,
     problem::{Fault, Problem},
+    soon::Soon,
 };
 
 use crate::{
     config::{Config, config, db, effects, tokens},
-    intake::{Intake, VERSION},
+    intake::{Intake, VERSION, until_ms},
     partner::{self, Partner},
 };
 
@@ -85,6 +87,22 @@ async fn intake(config: &'static Config) -> Result<HttpIntake, Problem> {
         courier: COURIER.get_or_try_init(make).await?,
         path: EntryPath::Http,
     })
+}
+
+/// Messages that a background delivery takes at most before it looks again.
+const DELIVERED: usize = 256;
+
+/// Has the effects of orders that were placed and delivers what is due, once the answer is on its way: orders that come
+/// at the same time are told of together. What it does not reach, the next one does.
+fn finish_soon() {
+    static WORK: Soon = Soon::new();
+    WORK.run(|| async {
+        let Ok(config) = config().await else { return };
+        let Ok(intake) = intake(config).await else { return };
+        let until_ms = until_ms(SPEND);
+        let _ = intake.finish(until_ms).await;
+        let _ = intake.outbox().deliver(Whose::Any, DELIVERED, until_ms).await;
+    });
 }
 
 /// What a parameter must be that names a partner.

@@ -19,7 +19,7 @@ use shared::{
     query::{Page, Query},
 };
 
-use super::{HttpIntake, SPEND, allowed, body, intake, must_be_one_of, parsed, work};
+use super::{HttpIntake, SPEND, allowed, body, finish_soon, intake, must_be_one_of, parsed, work};
 use crate::{
     config::{pharmacies, rules},
     history::{self, Told},
@@ -45,9 +45,10 @@ pub(super) async fn place(request: Request) -> Result<(StatusCode, Json<Answer>)
     let intake = intake(config).await?;
     let pharmacy = intake.partner(&order)?.name();
     let rules = rules(intake.db).await?;
-    let order_no = order.order_no.clone();
-    let placed = intake.place(&[(order, pharmacy)], &rules).await?.pop();
-    let (status, answer) = match placed {
+    let (mut placed, _) = intake.record(&[(order, pharmacy)], &rules).await?;
+    // Its effects are the caller's no more: the order itself says that they are still to be had.
+    finish_soon();
+    let (status, answer) = match placed.pop() {
         Some(Placed::New(answer)) => (StatusCode::CREATED, answer),
         Some(Placed::Again(answer)) => (StatusCode::OK, answer),
         Some(Placed::Conflict) => {
@@ -55,8 +56,6 @@ pub(super) async fn place(request: Request) -> Result<(StatusCode, Json<Answer>)
         }
         None => return Err(Problem::new(Kind::Unavailable, "the order could not be read back; place it again")),
     };
-    // What cannot be delivered now is in the outbox: it is the caller's no more.
-    let _ = intake.deliver(&[order_no.as_str()], until_ms(SPEND)).await;
     Ok((status, Json(answer)))
 }
 

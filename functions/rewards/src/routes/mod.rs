@@ -13,10 +13,7 @@ mod people;
 mod work;
 
 use std::{
-    sync::{
-        OnceLock,
-        atomic::{AtomicU8, Ordering},
-    },
+    sync::OnceLock,
     time::{Duration, Instant},
 };
 
@@ -36,9 +33,8 @@ use shared::{
     log::{EntryPath, Line},
     outbox::Whose,
     problem::{Fault, Kind, Problem},
+    soon::Soon,
 };
-
-use spin_sdk::wasip3::random::random;
 
 use crate::{
     activity::Activity,
@@ -131,36 +127,17 @@ fn not_found(what: &str, id: &str) -> Problem {
 
 /// Messages that a background delivery takes at most before it looks again.
 const DELIVERED: usize = 256;
-/// How long calls are gathered, at least; at most twice as long.
-const GATHER_MS: u64 = 100;
-const IDLE: u8 = 0;
-const RUNNING: u8 = 1;
-/// Somebody enqueued while it ran.
-const AGAIN: u8 = 2;
-static DELIVERY: AtomicU8 = AtomicU8::new(IDLE);
 
 /// Tells owners of their cards and delivers what is due, once the answer is on its way: the caller does not wait for
 /// the gateway, and cards that are given at the same time are told of together. What it does not reach, the next one
 /// does.
 fn deliver_soon() {
-    if DELIVERY.swap(AGAIN, Ordering::Relaxed) != IDLE {
-        return;
-    }
-    spin_sdk::wasip3::wit_bindgen::spawn(async {
-        loop {
-            // Instances are many, and each does it for all of them: after a moment, longer or shorter, there is more to
-            // do at once, and mostly another one has done it.
-            let moment_ms = GATHER_MS + random::get_random_u64() % GATHER_MS;
-            spin_sdk::time::sleep(Duration::from_millis(moment_ms)).await;
-            DELIVERY.store(RUNNING, Ordering::Relaxed);
-            if let Ok(rewards) = rewards().await {
-                let until_ms = clock::now_ms() + i64::try_from(SPEND.as_millis()).unwrap_or_default();
-                let _ = rewards.tell(more_time(SPEND)).await;
-                let _ = rewards.outbox().deliver(Whose::Any, DELIVERED, until_ms).await;
-            }
-            if DELIVERY.compare_exchange(RUNNING, IDLE, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-                return;
-            }
+    static DELIVERY: Soon = Soon::new();
+    DELIVERY.run(|| async {
+        if let Ok(rewards) = rewards().await {
+            let until_ms = clock::now_ms() + i64::try_from(SPEND.as_millis()).unwrap_or_default();
+            let _ = rewards.tell(more_time(SPEND)).await;
+            let _ = rewards.outbox().deliver(Whose::Any, DELIVERED, until_ms).await;
         }
     });
 }
