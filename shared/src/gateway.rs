@@ -98,8 +98,9 @@ impl Endpoint {
 
 /// `Retry-After` (RFC 9110, section 10.2.3), in seconds or as a date, as milliseconds from now.
 pub fn retry_after_ms(value: &str, now_ms: i64) -> Option<i64> {
-    if let Ok(seconds) = value.trim().parse::<u32>() {
-        return Some(i64::from(seconds) * 1000);
+    let text = value.trim();
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Some(text.parse::<i64>().unwrap_or(i64::MAX).saturating_mul(1000));
     }
     let at = httpdate::parse_http_date(value.trim()).ok()?.duration_since(UNIX_EPOCH).ok()?;
     let at_ms = i64::try_from(at.as_millis()).ok()?;

@@ -201,8 +201,14 @@ impl OrderMapping {
             Value::Integer(code) => code.to_string(),
             _ => return None,
         };
-        let name = self.operations.get(&name).map_or(name, |key| (*key).to_owned());
+        let name = self.operation_named(&name);
         (!name.is_empty()).then_some(name)
+    }
+
+    /// An operation in the scenario table's names.
+    pub(crate) fn operation_named(&self, name: &str) -> String {
+        let name = name.trim();
+        self.operations.get(name).map_or(name, |key| *key).to_owned()
     }
 
     /// The feed's own time; without one the row's `updated_at`; without that, now.

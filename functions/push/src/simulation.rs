@@ -122,12 +122,14 @@ async fn point(world: &Shared) {
         let mut world = lock(world);
         let here = world.points;
         world.points += 1;
-        world.cut_off = match world.faults {
+        let cut_off = match world.faults {
             Faults::Random => world.dice.happens(8),
             Faults::CutOffAt(point) => point == here,
             Faults::None => false,
         };
-        world.cut_off
+        // Another part of the worker may go on in the same turn, and is cut off with it.
+        world.cut_off |= cut_off;
+        cut_off
     };
     if cut_off {
         std::future::pending::<()>().await;

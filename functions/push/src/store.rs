@@ -185,10 +185,11 @@ pub(crate) async fn claim(db: &Db, id: &str, operation: &str) -> Result<bool, Db
     Ok(!db.query(SQL, [operation.into(), id.into()]).await?.is_empty())
 }
 
-/// Takes a claim back: what it said led to nothing.
-pub(crate) async fn disclaim(db: &Db, id: &str) -> Result<(), DbError> {
-    const SQL: &str = "UPDATE push_events SET operation = NULL WHERE id = $1 AND resolved_at_ms IS NULL";
-    db.execute(SQL, [id.into()]).await
+/// Takes this claim back: what it said led to nothing.
+pub(crate) async fn disclaim(db: &Db, id: &str, operation: &str) -> Result<(), DbError> {
+    const SQL: &str = "UPDATE push_events SET operation = NULL
+        WHERE id = $1 AND operation = $2 AND resolved_at_ms IS NULL";
+    db.execute(SQL, [id.into(), operation.into()]).await
 }
 
 /// Marks the event as dealt with: it became this scenario's message, or nothing.

@@ -6,6 +6,8 @@ use crate::digest;
 const SECOND_MS: i64 = 1_000;
 /// The longest wait but for its jitter, which brings it to 15 minutes.
 const LONGEST_MS: i64 = 600 * SECOND_MS;
+/// A post that was cut short waits as long as after so many attempts at most: half a minute.
+const CUT_SHORT_MAX: i64 = 6;
 /// A message that nobody took for so long is given up.
 pub const GIVEN_UP_AFTER_MS: i64 = 24 * 3_600 * SECOND_MS;
 
@@ -36,8 +38,11 @@ pub(super) fn verdict(id: &str, attempts: i64, given_up: bool, answer: &Answer, 
         Answer::Refused { status: 400 | 410 | 413 | 422, .. } => return Verdict::Dead,
         Answer::Refused { retry_after_ms, .. } => retry_after_ms.unwrap_or_default(),
         Answer::Unreachable(_) => 0,
-        // The time ran out that the caller had, not the gateway: the next one tries it at leisure.
-        Answer::CutShort => return Verdict::Retry { due_at_ms: now_ms, ours: false },
+        // The time ran out that the caller had, not the gateway: the next one tries it at more leisure, but not at
+        // once, as a gateway that is slow may have it already.
+        Answer::CutShort => {
+            return Verdict::Retry { due_at_ms: now_ms + wait_ms(id, attempts.min(CUT_SHORT_MAX)), ours: false };
+        }
     };
     if given_up {
         return Verdict::Dead;

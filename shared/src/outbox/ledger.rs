@@ -217,7 +217,7 @@ fn detail(line: &str) -> Option<String> {
 /// # Errors
 /// Those of the database.
 pub async fn retry(db: &Db, id: &str, now_ms: i64) -> Result<bool, DbError> {
-    const SQL: &str = "UPDATE outbox SET state = 'pending', due_at_ms = $1, lease = NULL, attempts = 0,
+    const SQL: &str = "UPDATE outbox SET state = 'pending', due_at_ms = $1, lease = NULL, attempts = min(attempts, 1),
             tried_since_ms = NULL, settled_at_ms = NULL
         WHERE id = $2 AND queue = 'messages' AND state IN ('pending', 'logged', 'dead') AND body IS NOT NULL
         RETURNING 1";
@@ -230,7 +230,7 @@ pub async fn retry(db: &Db, id: &str, now_ms: i64) -> Result<bool, DbError> {
 /// Those of the database.
 pub async fn retry_some(db: &Db, state: State, rows: i64, now_ms: i64) -> Result<u64, DbError> {
     // A pending one that is due already is no work; without this, asking until none is left would never end.
-    const SQL: &str = "UPDATE outbox SET state = 'pending', due_at_ms = $1, lease = NULL, attempts = 0,
+    const SQL: &str = "UPDATE outbox SET state = 'pending', due_at_ms = $1, lease = NULL, attempts = min(attempts, 1),
             tried_since_ms = NULL, settled_at_ms = NULL
         WHERE seq IN (SELECT seq FROM outbox
             WHERE queue = 'messages' AND state = $2 AND body IS NOT NULL AND (state <> 'pending' OR due_at_ms > $1)

@@ -40,8 +40,11 @@ const LEASE_MS: i64 = 30_000;
 /// A post begins only with so much of its lease left: more than it may take. What a slow gateway keeps from beginning
 /// is given back.
 const LEASE_LEFT_MS: i64 = 10_000;
-/// So many failures in a row, and this call delivers no more: the gateway is down for everybody.
+/// So many messages in a row that fail at their first attempt, and this call delivers no more: the gateway is down for
+/// everybody.
 const FAILURES_MAX: u32 = 8;
+/// So many in a row that had failed before, and it tries new ones alone: these may fail for what they are.
+const REPEATED_FAILURES_MAX: u32 = 64;
 /// Attempts that are settled by one statement: what a crash in between would repeat.
 const SETTLED_MAX: usize = 16;
 /// A body is kept so long after its message was sent.
@@ -198,6 +201,7 @@ impl<C: Courier> Outbox<'_, C> {
             takable: rows,
             drained: false,
             failures: 0,
+            repeated_failures: 0,
             tally: Tally::default(),
         };
         let done = call.run(whose).await;
@@ -253,8 +257,10 @@ struct Call<'a, C> {
     takable: usize,
     /// Nothing was due when last asked, and nothing has changed since.
     drained: bool,
-    /// The failures since the last success.
+    /// The failures since the last success, of first attempts.
     failures: u32,
+    /// And of others.
+    repeated_failures: u32,
     tally: Tally,
 }
 
@@ -298,6 +304,11 @@ impl<C: Courier> Call<'_, C> {
         self.failures < FAILURES_MAX && self.outbox.courier.now_ms() < self.until_ms
     }
 
+    /// Whether only messages that nobody has tried are worth trying.
+    fn new_alone(&self) -> bool {
+        self.repeated_failures >= REPEATED_FAILURES_MAX
+    }
+
     async fn take(&mut self, whose: Whose<'_>) -> Result<(), DbError> {
         if self.drained || self.takable == 0 || !self.may_begin() {
             return Ok(());
@@ -310,6 +321,7 @@ impl<C: Courier> Call<'_, C> {
             now_ms,
             until_ms: now_ms + LEASE_MS,
             rows: self.takable.min(ROWS_MAX),
+            new_alone: self.new_alone(),
         };
         let rows = store::lease(self.outbox.db, &request).await?;
         self.drained = rows.is_empty();
@@ -342,11 +354,12 @@ impl<C: Courier> Call<'_, C> {
                 Verdict::Retry { due_at_ms, .. } => ("pending", "retrying", due_at_ms),
             };
             match verdict {
-                Verdict::Sent | Verdict::Logged => self.failures = 0,
+                Verdict::Sent | Verdict::Logged => (self.failures, self.repeated_failures) = (0, 0),
                 // Its own fault, not the gateway's.
                 Verdict::Dead => {}
                 Verdict::Retry { ours, .. } => {
-                    self.failures += 1;
+                    let failures = if row.attempts > 1 { &mut self.repeated_failures } else { &mut self.failures };
+                    *failures += 1;
                     if ours {
                         alarm.clone_from(&reason);
                     }
@@ -367,24 +380,24 @@ impl<C: Courier> Call<'_, C> {
                 order_id: &row.order_id,
                 state,
                 due_at_ms,
-                counts: ended.answer != Answer::CutShort,
                 line: attempt_line(ended, said, reason.as_deref(), took_ms),
             });
         }
         let now_ms = courier.now_ms();
-        store::settle(db, &outcomes, &self.token, now_ms).await?;
-        self.drained = false;
-        let retried: Vec<_> = outcomes.iter().filter(|outcome| outcome.state == "pending").collect();
-        if !retried.is_empty() {
-            store::hold_back(db, courier.queue(), &retried).await?;
-        }
-        // Only a row that had failed before can have held others back.
+        // Only a row that had failed before can have held others back. They are let go before it is settled: if this is
+        // cut off in between, they are blocked a little longer, and not held for as long as it was.
         let freed = ended.iter().zip(&outcomes).filter(|(ended, outcome)| {
             outcome.state != "pending" && (ended.row.attempts > 1 || outcome.state == "dead")
         });
         let freed: Vec<&str> = freed.map(|(_, outcome)| outcome.order_id).collect();
         if !freed.is_empty() {
             store::let_go(db, courier.queue(), &freed, now_ms).await?;
+        }
+        store::settle(db, &outcomes, &self.token, now_ms).await?;
+        self.drained = false;
+        let retried: Vec<_> = outcomes.iter().filter(|outcome| outcome.state == "pending").collect();
+        if !retried.is_empty() {
+            store::hold_back(db, courier.queue(), &retried).await?;
         }
         if let Some(reason) = alarm
             && store::may_say(db, &format!("{} refused", courier.queue()), now_ms, ALARM_EVERY_MS).await?
@@ -399,7 +412,7 @@ impl<C: Courier> Call<'_, C> {
             return Ok(());
         }
         let ids: Vec<&str> = self.queue.iter().map(|row| row.id.as_str()).collect();
-        store::give_back(self.outbox.db, &ids, &self.token, self.outbox.courier.now_ms()).await
+        store::give_back(self.outbox.db, &ids, &self.token).await
     }
 }
 

@@ -114,7 +114,8 @@ pub(super) async fn insert(
             channel, occurred_at_ms, body, state, created_at_ms, queue, due_at_ms)
         SELECT column1, $1, column2, column3, column4, column5, column6, column7, column8, column9, column10,
             'pending', $2, $3, max($2, coalesce((SELECT max(w.due_at_ms) FROM outbox AS w
-                WHERE w.queue = $3 AND w.order_id = column3 AND w.state = 'pending'), 0))
+                WHERE w.queue = $3 AND w.order_id = column3 AND w.state = 'pending'
+                AND w.occurred_at_ms <= column9), 0))
         FROM (VALUES ";
     const TAIL: &str = ") WHERE true ON CONFLICT (id) DO NOTHING";
     const COLUMNS: usize = 10;
@@ -171,6 +172,8 @@ pub(super) struct LeaseRequest<'a> {
     pub(super) now_ms: i64,
     pub(super) until_ms: i64,
     pub(super) rows: usize,
+    /// None that was tried before.
+    pub(super) new_alone: bool,
 }
 
 /// Takes rows that are due: the first of each order, as the later ones wait for it.
@@ -178,8 +181,11 @@ pub(super) async fn lease(db: &Db, request: &LeaseRequest<'_>) -> Result<Vec<Lea
     const TAKE: &str = "UPDATE outbox SET state = 'sending', due_at_ms = $1, lease = $2, attempts = attempts + 1,
             tried_since_ms = coalesce(tried_since_ms, $3)
         WHERE seq IN (SELECT o.seq FROM outbox AS o
-            WHERE o.state IN ('pending', 'sending') AND o.due_at_ms <= $3 AND o.queue = $4";
-    const THESE: &str = " AND o.id IN (SELECT value FROM json_each($5))";
+            WHERE o.state IN ('pending', 'sending')";
+    const DUE: &str = " AND o.due_at_ms <= $3 AND o.queue = $4";
+    // By their ids, and not by looking at all that is due.
+    const THESE: &str = " AND +o.due_at_ms <= $3 AND +o.queue = $4 AND o.id IN (SELECT value FROM json_each($5))";
+    const NEW: &str = " AND o.attempts = 0";
     const FIRST: &str = " AND NOT EXISTS (SELECT 1 FROM outbox AS w
                 WHERE w.queue = o.queue AND w.order_id = o.order_id AND w.state IN ('pending', 'sending')
                 AND (w.occurred_at_ms, w.seq) < (o.occurred_at_ms, o.seq))
@@ -192,10 +198,11 @@ pub(super) async fn lease(db: &Db, request: &LeaseRequest<'_>) -> Result<Vec<Lea
             values.push(json(&ids)?.into());
             (THESE, "$6")
         }
-        Whose::Any => ("", "$5"),
+        Whose::Any => (DUE, "$5"),
     };
+    let new = if request.new_alone { NEW } else { "" };
     values.push(i64::try_from(request.rows).unwrap_or(i64::MAX).into());
-    let rows = db.query(&[TAKE, these, FIRST, limit, GIVE].concat(), values).await?;
+    let rows = db.query(&[TAKE, these, new, FIRST, limit, GIVE].concat(), values).await?;
     let mut rows: Vec<Leased> = rows.iter().map(|row| leased(row, request.until_ms)).collect::<Result<_, _>>()?;
     // `RETURNING` promises no order.
     rows.sort_unstable_by_key(|row| row.seq);
@@ -226,8 +233,6 @@ pub(super) struct Outcome<'a> {
     /// The row's next state.
     pub(super) state: &'static str,
     pub(super) due_at_ms: i64,
-    /// Whether the attempt counts for the length of the next wait.
-    pub(super) counts: bool,
     /// The line for `attempt_log`, with its end.
     pub(super) line: String,
 }
@@ -238,10 +243,10 @@ pub(super) struct Outcome<'a> {
 /// has the message.
 pub(super) async fn settle(db: &Db, outcomes: &[Outcome<'_>], token: &str, now_ms: i64) -> Result<(), DbError> {
     const SQL: &str = "UPDATE outbox SET state = r.state, due_at_ms = r.due_at_ms, lease = NULL,
-            attempts = attempts - 1 + r.counts, attempt_log = attempt_log || r.line,
+            attempt_log = attempt_log || r.line,
             settled_at_ms = CASE WHEN r.state IN ('sent', 'logged') THEN $1 END
         FROM (SELECT value ->> 'id' AS id, value ->> 'state' AS state, value ->> 'due_at_ms' AS due_at_ms,
-                value ->> 'counts' AS counts, value ->> 'line' AS line
+                value ->> 'line' AS line
             FROM json_each($2)) AS r
         WHERE outbox.id = r.id
             AND (outbox.lease = $3 OR (r.state = 'sent' AND outbox.state <> 'sent'))";
@@ -251,9 +256,11 @@ pub(super) async fn settle(db: &Db, outcomes: &[Outcome<'_>], token: &str, now_m
 /// Lets what waits behind these rows wait until the given times: nobody needs to look at it before.
 pub(super) async fn hold_back(db: &Db, queue: &str, retried: &[&Outcome<'_>]) -> Result<(), DbError> {
     const SQL: &str = "UPDATE outbox SET due_at_ms = r.due_at_ms
-        FROM (SELECT value ->> 'order_id' AS order_id, value ->> 'due_at_ms' AS due_at_ms FROM json_each($1)) AS r
+        FROM (SELECT b.order_id, b.occurred_at_ms, b.seq, value ->> 'due_at_ms' AS due_at_ms
+            FROM json_each($1) JOIN outbox AS b ON b.id = value ->> 'id') AS r
         WHERE outbox.queue = $2 AND outbox.order_id = r.order_id AND outbox.state = 'pending'
-            AND outbox.due_at_ms < r.due_at_ms";
+            AND outbox.due_at_ms < r.due_at_ms
+            AND (outbox.occurred_at_ms, outbox.seq) > (r.occurred_at_ms, r.seq)";
     db.execute(SQL, [json(&retried)?.into(), queue.into()]).await
 }
 
@@ -265,11 +272,13 @@ pub(super) async fn let_go(db: &Db, queue: &str, order_ids: &[&str], now_ms: i64
     db.execute(SQL, [now_ms.into(), json(&order_ids)?.into(), queue.into()]).await
 }
 
-/// Gives back rows that were leased and not tried.
-pub(super) async fn give_back(db: &Db, ids: &[&str], token: &str, now_ms: i64) -> Result<(), DbError> {
-    const SQL: &str = "UPDATE outbox SET state = 'pending', due_at_ms = $1, lease = NULL, attempts = attempts - 1
-        WHERE lease = $2 AND state = 'sending' AND id IN (SELECT value FROM json_each($3))";
-    db.execute(SQL, [now_ms.into(), token.into(), json(&ids)?.into()]).await
+/// Gives back rows that were leased and not tried. They were due, and are again at the place of their age, not behind
+/// all others; the first attempt is still to come, and so is the day of trying.
+pub(super) async fn give_back(db: &Db, ids: &[&str], token: &str) -> Result<(), DbError> {
+    const SQL: &str = "UPDATE outbox SET state = 'pending', due_at_ms = created_at_ms, lease = NULL,
+            attempts = attempts - 1, tried_since_ms = CASE WHEN attempts > 1 THEN tried_since_ms END
+        WHERE lease = $1 AND state = 'sending' AND id IN (SELECT value FROM json_each($2))";
+    db.execute(SQL, [token.into(), json(&ids)?.into()]).await
 }
 
 /// How many rows of a queue still wait.

@@ -223,6 +223,7 @@ async fn a_row_is_sent_by_one_delivery_at_a_time_and_by_the_next_when_its_lease_
         now_ms: START,
         until_ms: START + LEASE_MS,
         rows: 10,
+        new_alone: false,
     };
     assert_eq!(store::lease(&db, &request).await.unwrap().len(), 1);
     assert_eq!(deliver(&outbox).await, Tally::default());
@@ -231,14 +232,7 @@ async fn a_row_is_sent_by_one_delivery_at_a_time_and_by_the_next_when_its_lease_
     world.pass(1);
     assert_eq!(deliver(&outbox).await.sent, 1);
     // The one that was thought dead comes back with a failure, which counts no more.
-    let failure = Outcome {
-        id: &message.id,
-        order_id: "1",
-        state: "pending",
-        due_at_ms: START,
-        counts: true,
-        line: String::new(),
-    };
+    let failure = Outcome { id: &message.id, order_id: "1", state: "pending", due_at_ms: START, line: String::new() };
     store::settle(&db, &[failure], "dies", world.now_ms()).await.unwrap();
     assert_eq!(state(&db, &message).await, State::Sent);
 }
@@ -284,7 +278,7 @@ async fn our_own_fault_is_said_once_a_minute() {
 }
 
 #[tokio::test]
-async fn time_that_ran_out_for_the_caller_counts_for_nothing() {
+async fn time_that_ran_out_for_the_caller_is_followed_by_a_wait_of_half_a_minute_at_most() {
     let (db, world) = (database().await, World::new());
     let outbox = outbox(&db, &world);
     let message = message(1, "a", 0);
@@ -292,10 +286,79 @@ async fn time_that_ran_out_for_the_caller_counts_for_nothing() {
     world.answers(Answer::CutShort);
     outbox.deliver(Whose::Any, 1, START + 1_000).await.unwrap();
     let whole = ledger::get(&db, &message.id).await.unwrap().unwrap();
-    assert_eq!((whole.entry.state, whole.entry.attempts), (State::Pending, 0));
+    assert_eq!((whole.entry.state, whole.entry.attempts), (State::Pending, 1));
     assert_eq!(outbox.deliver(Whose::Any, 1, START).await.unwrap(), Tally::default(), "there is no time at all");
+    assert_eq!(deliver(&outbox).await, Tally::default(), "a slow gateway may have it, and is not asked at once");
+    for _ in 0..20 {
+        world.pass(48_000);
+        assert_eq!(deliver(&outbox).await.retrying, 1, "nor ever later than that");
+    }
     world.answers(Answer::Accepted);
+    world.pass(48_000);
     assert_eq!(deliver(&outbox).await.sent, 1);
+}
+
+#[tokio::test]
+async fn messages_that_always_fail_keep_no_others_waiting() {
+    let (db, world) = (database().await, World::new());
+    let outbox = outbox(&db, &world);
+    let failing: Vec<_> = (0..300).map(|order| message(order, "a", 0)).collect();
+    outbox.enqueue(&failing).await.unwrap();
+    failing.iter().for_each(|message| world.answers_to(message, down()));
+    // However long they have failed, and however many are due again.
+    for _ in 0..60 {
+        deliver(&outbox).await;
+        world.pass(60_000);
+    }
+    let good: Vec<_> = (1_000..1_003).map(|order| message(order, "a", 0)).collect();
+    outbox.enqueue(&good).await.unwrap();
+    world.got();
+    assert_eq!(deliver(&outbox).await.sent, 3);
+    // And one that failed while all did has its turn among them.
+    world.answers_to(&good[0], Answer::Accepted);
+    let late = message(2_000, "a", 0);
+    outbox.enqueue(std::slice::from_ref(&late)).await.unwrap();
+    world.answers_to(&late, down());
+    deliver(&outbox).await;
+    world.answers_to(&late, Answer::Accepted);
+    let mut sent = 0;
+    for _ in 0..15 {
+        world.pass(60_000);
+        sent += deliver(&outbox).await.sent;
+    }
+    assert_eq!(sent, 1);
+}
+
+#[tokio::test]
+async fn what_a_retry_sends_lets_go_of_what_waited_behind_it() {
+    let (db, world) = (database().await, World::new());
+    let outbox = outbox(&db, &world);
+    let messages = [message(1, "a", 1), message(1, "b", 2)];
+    outbox.enqueue(&messages).await.unwrap();
+    world.answers(Answer::Refused { status: 503, retry_after_ms: Some(3_600_000) });
+    deliver(&outbox).await;
+    // One that happened before what waits, and is told of late, waits for nothing.
+    let earlier = message(1, "c", 0);
+    outbox.enqueue(std::slice::from_ref(&earlier)).await.unwrap();
+    world.answers(Answer::Accepted);
+    world.got();
+    deliver(&outbox).await;
+    assert_eq!(world.got(), [earlier.id]);
+    assert!(ledger::retry(&db, &messages[0].id, world.now_ms()).await.unwrap());
+    for _ in 0..2 {
+        deliver(&outbox).await;
+    }
+    assert_eq!(world.got(), ids(&[&messages[0], &messages[1]]));
+}
+
+#[tokio::test]
+async fn a_call_finds_its_own_messages_by_their_ids() {
+    let (db, _) = (database().await, World::new());
+    let sql = "EXPLAIN QUERY PLAN SELECT o.seq FROM outbox AS o WHERE o.state IN ('pending', 'sending')
+        AND +o.due_at_ms <= 1 AND +o.queue = 'messages' AND o.id IN (SELECT value FROM json_each('[]'))";
+    let plan = db.query(sql, []).await.unwrap();
+    let plan: Vec<_> = plan.iter().map(|row| row.text(3).unwrap().to_owned()).collect();
+    assert!(plan.iter().any(|step| step.contains("(id=?)")), "{plan:?}");
 }
 
 #[tokio::test]

@@ -131,22 +131,31 @@ where
     F: Future<Output = Result<Vec<Dead>, E>> + Send,
 {
     let mut drained = Drained::default();
-    let done = batches(source, count, more_time, handle, &mut drained).await;
-    if drained.busy {
-        return Ok(drained);
+    for again in [false, true] {
+        let done = batches(source, count, &more_time, &handle, &mut drained).await;
+        if drained.busy {
+            // Another drain came in between: the rest is its.
+            drained.busy = !again;
+            return Ok(drained);
+        }
+        // Also after a failure: the next drain need not wait for the lease to end.
+        let left = source.release().await;
+        done?;
+        let left = left.map_err(DrainError::Stream)?;
+        drained.left = Some(left);
+        // Somebody may have rung between the last look and the release, and have found it busy.
+        if left == 0 || !more_time() {
+            break;
+        }
     }
-    // Also after a failure: the next drain need not wait for the lease to end.
-    let left = source.release().await;
-    done?;
-    drained.left = Some(left.map_err(DrainError::Stream)?);
     Ok(drained)
 }
 
 async fn batches<S, E, H, F>(
     source: &S,
     count: usize,
-    more_time: impl Fn() -> bool + Send,
-    handle: H,
+    more_time: &(impl Fn() -> bool + Send),
+    handle: &H,
     drained: &mut Drained,
 ) -> Result<(), DrainError<E>>
 where

@@ -21,13 +21,17 @@ const LEASE_MS: u64 = 5_000;
 const ABANDONED_MS: u64 = 60_000;
 /// How long a script may take.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Bytes that one batch has, unless its first entry has more: far below what a reply may have.
+const BYTES_MAX: usize = 4 * 1024 * 1024;
 /// The most entries of the stream of dead entries, about.
 const DEAD_MAX: u64 = 100_000;
 
-/// KEYS: the stream, the lease. ARGV: group, count, token, lease ms, abandoned ms, the last entry held or `0`.
+/// KEYS: the stream, the lease, the dead stream. ARGV: group, count, token, lease ms, abandoned ms, the last entry held or
+/// `0`, most bytes, most dead, now ms.
 ///
 /// Three sources in the order of age: what a dead drain had read (we are the same consumer), what another consumer
-/// abandoned, what is new. An entry that was trimmed meanwhile has no fields and is acknowledged.
+/// abandoned, what is new. An entry that was trimmed after it was handed out has no fields: what it said is lost, and the
+/// dead stream says so. Of more bytes than fit in an answer the rest is read next: it is handed out to us.
 ///
 /// Answers a line of JSON with each entry's id and the lengths of its names and values, then the bytes of all of them:
 /// an event is JSON itself, and would be escaped here and unescaped there.
@@ -37,13 +41,18 @@ if holder and holder ~= ARGV[3] then return cjson.encode({busy = true}) end
 redis.call('SET', KEYS[2], ARGV[3], 'PX', ARGV[4])
 local made = redis.pcall('XGROUP', 'CREATE', KEYS[1], ARGV[1], '0', 'MKSTREAM')
 if made.err and not string.find(made.err, 'BUSYGROUP') then return made end
+local function trimmed(id)
+    redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[8], '*', 'dead.id', id, 'dead.reason',
+        'it was trimmed from the stream before it was handled', 'dead.at_ms', ARGV[9])
+    redis.call('XACK', KEYS[1], ARGV[1], id)
+end
 local function there(entries)
     local found = {}
     for _, entry in ipairs(entries) do
         if entry[2] then
             found[#found + 1] = entry
         else
-            redis.call('XACK', KEYS[1], ARGV[1], entry[1])
+            trimmed(entry[1])
         end
     end
     return found
@@ -61,15 +70,19 @@ until #entries > 0 or #before == 0
 if #entries == 0 then
     local claimed = redis.call('XAUTOCLAIM', KEYS[1], ARGV[1], ARGV[1], ARGV[5], '0-0', 'COUNT', ARGV[2])
     entries = there(claimed[2])
+    -- Redis 7 has taken these off the list by itself.
+    for _, id in ipairs(claimed[3] or {}) do trimmed(id) end
 end
 if #entries == 0 then entries = read('>') end
-local sizes, bytes = {}, {}
+local sizes, bytes, total = {}, {}, 0
 for i, entry in ipairs(entries) do
     local parts = {}
     for j, part in ipairs(entry[2]) do
         parts[j] = #part
-        bytes[#bytes + 1] = part
+        total = total + #part
     end
+    if i > 1 and total > tonumber(ARGV[7]) then break end
+    for _, part in ipairs(entry[2]) do bytes[#bytes + 1] = part end
     sizes[i] = {entry[1], parts}
 end
 return cjson.encode({entries = sizes}) .. '\n' .. table.concat(bytes)
@@ -78,19 +91,23 @@ return cjson.encode({entries = sizes}) .. '\n' .. table.concat(bytes)
 /// KEYS: the stream, the lease, the dead stream. ARGV: group, token, lease ms, most dead, now ms, then how many dead,
 /// their ids and reasons in turns, then the ids of all.
 ///
-/// A dead entry is copied as it is, byte for byte, and only by whoever acknowledges it first.
+/// A dead entry is copied as it is, byte for byte, and only while nobody has acknowledged it.
 const FINISH: &str = r"
 if redis.call('GET', KEYS[2]) == ARGV[2] then redis.call('PEXPIRE', KEYS[2], ARGV[3]) end
 local dead = tonumber(ARGV[6])
 for i = 0, dead - 1 do
     local id, reason = ARGV[7 + 2 * i], ARGV[8 + 2 * i]
-    if redis.call('XACK', KEYS[1], ARGV[1], id) == 1 then
+    if #redis.call('XPENDING', KEYS[1], ARGV[1], id, id, 1) == 1 then
         local copy = {'MAXLEN', '~', ARGV[4], '*', 'dead.id', id, 'dead.reason', reason, 'dead.at_ms', ARGV[5]}
         local found = redis.call('XRANGE', KEYS[1], id, id)
         if found[1] then
-            for _, part in ipairs(found[1][2]) do copy[#copy + 1] = part end
+            for i, part in ipairs(found[1][2]) do
+                -- As many as Lua hands over at once.
+                if i <= 7000 then copy[#copy + 1] = part end
+            end
         end
         redis.call('XADD', KEYS[3], unpack(copy))
+        redis.call('XACK', KEYS[1], ARGV[1], id)
     end
 end
 for i = 7 + 2 * dead, #ARGV, 1000 do
@@ -200,6 +217,10 @@ impl<E: Eval> RedisStream<E> {
     fn keys(&self) -> Vec<String> {
         vec![self.stream.clone(), format!("{}:{}:drain", self.stream, self.group)]
     }
+
+    fn keys_with_dead(&self) -> Vec<String> {
+        [self.keys(), vec![format!("{}:dead", self.stream)]].concat()
+    }
 }
 
 impl<E: Eval> Source for RedisStream<E> {
@@ -211,13 +232,14 @@ impl<E: Eval> Source for RedisStream<E> {
             self.lease_ms.to_string(),
             self.abandoned_ms.to_string(),
             held.unwrap_or("0").to_owned(),
+            BYTES_MAX.to_string(),
+            DEAD_MAX.to_string(),
+            crate::clock::now_ms().to_string(),
         ];
-        batch(&self.redis.eval(READ, self.keys(), arguments).await?)
+        batch(&self.redis.eval(READ, self.keys_with_dead(), arguments).await?)
     }
 
     async fn finish(&self, handled: &[String], dead: &[Dead]) -> Result<(), StreamError> {
-        let mut keys = self.keys();
-        keys.push(format!("{}:dead", self.stream));
         let mut arguments = vec![
             self.group.clone(),
             self.token.clone(),
@@ -228,7 +250,7 @@ impl<E: Eval> Source for RedisStream<E> {
         ];
         arguments.extend(dead.iter().flat_map(|dead| [dead.id.clone(), dead.reason.clone()]));
         arguments.extend(handled.iter().cloned());
-        self.redis.eval(FINISH, keys, arguments).await.map(drop)
+        self.redis.eval(FINISH, self.keys_with_dead(), arguments).await.map(drop)
     }
 
     async fn release(&self) -> Result<u64, StreamError> {

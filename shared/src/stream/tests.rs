@@ -202,7 +202,7 @@ async fn a_dead_entry_is_copied_once_and_byte_for_byte() {
 }
 
 #[tokio::test]
-async fn an_entry_that_was_trimmed_meanwhile_is_done_with() {
+async fn an_entry_that_was_trimmed_meanwhile_is_done_with_and_shows_among_the_dead() {
     let server = Server::start().await;
     let first = server.add(b"1").await;
     server.add(b"2").await;
@@ -210,6 +210,45 @@ async fn an_entry_that_was_trimmed_meanwhile_is_done_with() {
     assert_eq!(values(stream.read(1, None).await.unwrap()), ["1"]);
     let _: i64 = server.ask(&[b"XDEL", b"orders", first.as_bytes()]).await;
     assert_eq!(values(stream.read(10, None).await.unwrap()), ["2"]);
+    let (pending, ..): (i64, ::redis::Value, ::redis::Value, ::redis::Value) =
+        server.ask(&[b"XPENDING", b"orders", b"push"]).await;
+    assert_eq!(pending, 1);
+    let copies: Vec<(String, Vec<String>)> = server.ask(&[b"XRANGE", b"orders:dead", b"-", b"+"]).await;
+    assert_eq!((copies.len(), copies[0].1[1].as_str()), (1, first.as_str()), "{copies:?}");
+}
+
+#[tokio::test]
+async fn a_batch_has_no_more_bytes_than_an_answer_may_and_the_rest_comes_next() {
+    let server = Server::start().await;
+    let large = vec![b'x'; 3 * 1024 * 1024];
+    for _ in 0..3 {
+        server.add(&large).await;
+    }
+    server.add(b"small").await;
+    let stream = server.drain("a").await;
+    let seen = Mutex::new(Vec::new());
+    let drained = drain(
+        &stream,
+        10,
+        || true,
+        async |entries: Vec<Entry>| {
+            seen.lock().unwrap().push(entries.len());
+            Ok::<_, DrainError<std::convert::Infallible>>(Vec::new())
+        },
+    );
+    assert_eq!(drained.await.unwrap().read, 4);
+    assert_eq!(*seen.lock().unwrap(), [1, 1, 2]);
+}
+
+#[tokio::test]
+async fn a_dead_entry_that_cannot_be_copied_is_not_acknowledged() {
+    let server = Server::start().await;
+    let id = server.add(b"nonsense").await;
+    let _: String = server.ask(&[b"SET", b"orders:dead", b"no stream"]).await;
+    let stream = server.drain("a").await;
+    stream.read(10, None).await.unwrap();
+    let dead = [Dead { id: id.clone(), reason: "why".into() }];
+    assert!(stream.finish(&[id], &dead).await.is_err());
     let (pending, ..): (i64, ::redis::Value, ::redis::Value, ::redis::Value) =
         server.ask(&[b"XPENDING", b"orders", b"push"]).await;
     assert_eq!(pending, 1);

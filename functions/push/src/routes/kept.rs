@@ -61,13 +61,17 @@ pub(super) async fn resolve(Path(id): Path<String>, request: Request) -> Result<
     let meaning = meaning(&body)?;
     let db = db().await?;
     let kept = store::get(db, &id).await?.ok_or_else(|| not_found("event", &id))?;
-    let operation = meaning.operation.as_deref();
+    // As a row's would be read: by the names that the mapping knows.
+    let operation = meaning.operation.as_deref().map(|name| config.formatter.mapping.operation_named(name));
+    let operation = operation.as_deref();
     // The claim is told apart from `no operation` by a text that no operation is.
     if !store::claim(db, &id, operation.unwrap_or_default()).await? {
-        let detail = "the event was resolved with another operation";
-        return Err(Problem::new(Kind::Conflict, detail));
+        let taken = store::get(db, &id).await?.and_then(|kept| kept.entry.operation).unwrap_or_default();
+        let taken = if taken.is_empty() { "without one".to_owned() } else { format!("with `{taken}`") };
+        let detail = format!("the event is being resolved, or was, with another operation: {taken}");
+        return Err(Problem::new(Kind::WrongState, detail));
     }
-    let unclaimed = async |problem: Problem| match store::disclaim(db, &id).await {
+    let unclaimed = async |problem: Problem| match store::disclaim(db, &id, operation.unwrap_or_default()).await {
         Ok(()) => problem,
         Err(error) => error.into(),
     };
@@ -78,9 +82,18 @@ pub(super) async fn resolve(Path(id): Path<String>, request: Request) -> Result<
             return Err(unclaimed(problem).await);
         }
     };
-    // One event may have many rows, of which this is one.
+    // One event may have many rows, of which this is one. The only one is it, whatever it is called by now: another
+    // column may have its id.
     let is_it = |formatted: &Formatted| formatted.event_id.as_ref().is_none_or(|found| found.as_str() == id);
-    let results: Vec<Formatted> = config.formatter.format_as(&event, operation).into_iter().filter(is_it).collect();
+    let mut results: Vec<Formatted> = config.formatter.format_as(&event, operation);
+    if results.len() > 1 {
+        results.retain(is_it);
+    }
+    if results.is_empty() {
+        let why = "the event has no row with this id any more; publish it again";
+        let problem = Problem::bad_input("the event cannot be resolved").with(Fault::at("", why));
+        return Err(unclaimed(problem).await);
+    }
     if let Some(why) = results.iter().find_map(still_unclear) {
         let problem = Problem::bad_input("the event still cannot be acted on").with(Fault::at("/operation", why));
         return Err(unclaimed(problem).await);
