@@ -4,15 +4,18 @@
 //! of a body; what it has not changed goes out in the piece that it came in. Where a URL begins and what its host is
 //! are told by docs/images.md, and once more, slowly, by the oracle of the tests.
 
-use std::sync::Arc;
+use std::{cmp::Reverse, sync::Arc};
 
 use bytes::Bytes;
 use shared::rollout::{Percent, bucket};
 
 use crate::{
-    escaping::{Ampersand, Style, Token, colon_before, is_url, slash_before, token},
+    escaping::{
+        Ampersand, REFERENCE_MAX, Style, Token, colon_before, is_letter, is_url, percent_sign, slash_before, token,
+    },
     finder::Finder,
-    lanes::{append, host_run, host_run_back, is_host, path_run},
+    lanes::{append, has_upper, host_run, host_run_back, is_host, path_run},
+    media::Media,
     rules::{Caller, Fate, HOST_MAX, Rules},
     scan,
     unlawful::Unlawful,
@@ -24,13 +27,14 @@ pub(crate) const URL_MAX: usize = 4_096;
 /// The most bytes from a scheme to the last of its slashes: `https\\\u003A\\\u002F\\\u002F`.
 const HEAD_MAX: usize = 5 + 3 * 8;
 
-/// So much is known of what stood before: an escaped character, an equals sign and an attribute's name.
-const CONTEXT: usize = NAME_MAX + 16;
+/// So much is known of what stood before: an escaped character, an attribute's name and an equals sign.
+const CONTEXT: usize = REFERENCE_MAX + NAME_MAX + REFERENCE_MAX;
 
 /// The longest name of an attribute or field whose value may begin with a URL that has no scheme.
 const NAME_MAX: usize = 64;
 
-/// How far a bare host is followed to see whether it is the user's name before an `@`.
+/// How far a bare host is followed to see whether it is the user's name before an `@`. One that goes on for longer is
+/// taken for such a name.
 const USER_MAX: usize = 256;
 
 /// What was done to a body.
@@ -54,6 +58,7 @@ pub(crate) struct Rewriter {
     unlawful: Arc<Unlawful>,
     finder: Arc<Option<Finder>>,
     fates: Vec<Fate>,
+    media: Media,
     now_s: i64,
     /// Came in and is not decided.
     held: Vec<u8>,
@@ -102,6 +107,8 @@ struct Authority {
 #[derive(Clone, Copy)]
 struct Rest {
     end: usize,
+    /// Where reading has ended: behind a sentence's marks, too.
+    stop: usize,
     /// Where a query's end is.
     insert: usize,
     query: Option<usize>,
@@ -173,6 +180,7 @@ impl Rewriter {
             unlawful,
             finder,
             fates,
+            media: Media::Other,
             now_s,
             held: Vec::new(),
             context: Vec::new(),
@@ -180,6 +188,11 @@ impl Rewriter {
             counts,
             scratch: Scratch::default(),
         }
+    }
+
+    /// For a body of this type.
+    pub(crate) fn of(self, media: Media) -> Self {
+        Self { media, ..self }
     }
 
     /// What was done so far.
@@ -190,7 +203,7 @@ impl Rewriter {
     /// How much it holds back.
     #[cfg(test)]
     pub(crate) fn held_bytes(&self) -> usize {
-        self.held.len()
+        self.held.len() + self.inserts.iter().map(|insert| insert.text.len()).sum::<usize>()
     }
 
     /// A whole body at once.
@@ -217,7 +230,7 @@ impl Rewriter {
         } else {
             edit.copy_to(hold);
             for insert in &mut edit.inserts {
-                insert.at -= hold;
+                insert.at = insert.at.saturating_sub(hold);
             }
             self.inserts = edit.inserts;
             edit.out.into()
@@ -268,9 +281,12 @@ impl Rewriter {
                     } else {
                         head.style.write(rule.to.as_bytes(), Ampersand::Raw, &mut edit.out);
                     }
-                    // A dot behind the host stays; a port was the old host's.
                     edit.skip_to(authority.replaced_end);
-                    edit.inserts.extend(insert);
+                    if let Some(insert) = insert {
+                        edit.inserts.push(insert);
+                        // A URL may end behind one that it stands in. Of two at one place the inner one comes first.
+                        edit.inserts.sort_by_key(|insert| Reverse(insert.at));
+                    }
                     if let Some(count) = self.counts.rewritten.get_mut(place) {
                         *count += 1;
                     }
@@ -343,29 +359,37 @@ impl Rewriter {
     /// Whether a URL without a scheme may begin at `start`, and is not a part of another URL.
     fn may_begin(&self, input: &[u8], start: usize, style: Style) -> bool {
         let before = Before { context: &self.context, input, at: start };
-        match before.character(style) {
+        match before.character(0, style.depth()) {
             None => true,
-            Some((b'=', 1)) => before.is_attribute(style),
+            Some((b'=', size)) if size == 1 || style.depth() == 0 => {
+                before.is_attribute(size, style.depth(), self.media)
+            }
             Some((byte, _)) => is_left_of_url(byte),
         }
     }
 
+    /// How `&` is written in a URL that shows no way of its own.
+    fn ampersand(&self, input: &[u8], head: &Head) -> Ampersand {
+        let is_xml = self.media == Media::Xml && matches!(head.style, Style::Plain | Style::Backslash(_));
+        let before = Before { context: &self.context, input, at: head.start };
+        if is_xml && !before.is(b"<![CDATA[") { Ampersand::Entity } else { head.style.ampersand() }
+    }
+
     /// What becomes of a URL.
     fn judge(&mut self, input: &[u8], head: &Head, authority: Authority, last: bool) -> Result<Verdict, More> {
+        let ampersand = self.ampersand(input, head);
         let Self { rules, unlawful, fates, scratch, now_s, .. } = self;
         let host = input.get(head.host..authority.host_end).unwrap_or_default();
         let Scratch { host: lower, path, query, key, claims } = scratch;
-        claims.clear();
-        rules.claims(host, |place| claims.push(place));
-        // One that is claimed as it stands is lower case.
-        let host = if claims.is_empty() && host.iter().any(u8::is_ascii_uppercase) {
+        let host = if has_upper(host) {
             lower.clear();
             lower.extend(host.iter().map(u8::to_ascii_lowercase));
-            rules.claims(lower, |place| claims.push(place));
             lower.as_slice()
         } else {
             host
         };
+        claims.clear();
+        rules.claims(host, |place| claims.push(place));
         let is_out = |place: &&usize| fates.get(**place).is_none_or(|fate| *fate == Fate::Out);
         let active = claims.iter().find(|place| !is_out(place)).copied();
         let to_host = |place: &usize| rules.rules.get(*place).map(|rule| rule.to_host().as_bytes());
@@ -382,9 +406,9 @@ impl Rewriter {
                 path.clear();
                 query.clear();
                 append(path, input.get(authority.end..end).unwrap_or_default());
-                Some(Rest { end, insert: end, query: None, ampersand: Ampersand::Raw })
+                Some(Rest { end, stop: end, insert: end, query: None, ampersand })
             }
-            None => rest(input, authority, head.style, last, path, query)?,
+            None => rest(input, authority, head.style.depth(), ampersand, last, path, query)?,
         };
         let Some(rest) = found else {
             // Too long to be looked at: without what it needs to work, it had better stay.
@@ -403,6 +427,9 @@ impl Rewriter {
         if let Fate::ByUrl(percent) = fate
             && !falls_within(percent, &rule.name, host, path)
         {
+            return Ok(Verdict::Leave);
+        }
+        if signed && may_go_on(input, &rest, path, head.style.depth(), last)? {
             return Ok(Verdict::Leave);
         }
         let insert = rule.sign.as_ref().map(|signer| {
@@ -450,35 +477,63 @@ impl Before<'_> {
         }
     }
 
-    /// The character before, its escaping undone if it is the URL's own, and its length.
-    fn character(&self, style: Style) -> Option<(u8, usize)> {
-        let byte = self.byte(1)?;
-        let digit = |places| self.byte(places).and_then(|byte| char::from(byte).to_digit(16));
-        let pair = || u8::try_from(digit(2)? * 16 + digit(1)?).ok();
-        let escape: &[u8] = match style {
-            Style::Percent(1, _) => b"%",
-            Style::Percent(..) => b"%25",
-            Style::Unicode(..) => b"\\u00",
-            _ => return Some((byte, 1)),
-        };
-        let is_escape = escape.iter().rev().enumerate().all(|(place, byte)| self.byte(3 + place) == Some(*byte));
-        match pair() {
-            Some(value) if is_escape => Some((value, 2 + escape.len())),
-            _ => Some((byte, 1)),
+    fn is(&self, text: &[u8]) -> bool {
+        text.iter().rev().enumerate().all(|(place, byte)| self.byte(1 + place) == Some(*byte))
+    }
+
+    /// The character that ends so many bytes before, its escaping undone, and its length. Percent-encoding is undone at
+    /// the URL's own depth. What is beyond ASCII is [`BEYOND`].
+    fn character(&self, skip: usize, depth: usize) -> Option<(u8, usize)> {
+        let last = self.byte(skip + 1)?;
+        let percent = if depth > 0 { self.number(skip, percent_sign(depth), 2) } else { None };
+        let number = percent.or_else(|| self.number(skip, b"\\u", 4));
+        Some(number.unwrap_or_else(|| match last {
+            b';' => self.reference(skip).unwrap_or((last, 1)),
+            b'n' | b'r' | b't' if self.byte(skip + 2) == Some(b'\\') => (b'\n', 2),
+            _ => (last, 1),
+        }))
+    }
+
+    /// An escape of so many hexadecimal digits.
+    fn number(&self, skip: usize, escape: &[u8], digits: usize) -> Option<(u8, usize)> {
+        let digit = |place: usize| self.byte(skip + place).and_then(|byte| char::from(byte).to_digit(16));
+        let value = (1..=digits).rev().try_fold(0, |value, place| Some(value * 16 + digit(place)?))?;
+        let is_escape =
+            escape.iter().rev().enumerate().all(|(place, byte)| self.byte(skip + digits + 1 + place) == Some(*byte));
+        is_escape.then(|| (u8::try_from(value).unwrap_or(BEYOND), digits + escape.len()))
+    }
+
+    /// A character reference such as `&#39;`.
+    fn reference(&self, skip: usize) -> Option<(u8, usize)> {
+        let is_inner = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'#';
+        let inner = (2..REFERENCE_MAX).take_while(|place| self.byte(skip + place).is_some_and(is_inner)).count();
+        let length = inner + 2;
+        let text: Vec<u8> = (1..=length).rev().filter_map(|place| self.byte(skip + place)).collect();
+        match (token(&text, 0, 0, true), text.as_slice()) {
+            (Token::Char(byte, size), _) if size == length => Some((byte, length)),
+            (Token::End, b"&quot;" | b"&apos;") => Some((b'"', length)),
+            (Token::End, [b'&', ..]) => Some((BEYOND, length)),
+            _ => None,
         }
     }
 
-    /// Whether the `=` before follows the name of an HTML attribute, or of a form's first field.
-    fn is_attribute(&self, style: Style) -> bool {
+    /// Whether the `=` of so many bytes before follows the name of an HTML attribute, or of a form's field.
+    fn is_attribute(&self, equals: usize, depth: usize, media: Media) -> bool {
         let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b':' | b'.');
-        let length = (0..NAME_MAX).take_while(|place| self.byte(2 + place).is_some_and(is_name)).count();
-        match self.byte(2 + length) {
+        let length = (1..=NAME_MAX).take_while(|place| self.byte(equals + place).is_some_and(is_name)).count();
+        match self.character(equals + length, depth) {
             None => true,
-            Some(byte) if length > 0 => byte.is_ascii_whitespace() || (style.depth() == 0 && b"\"'".contains(&byte)),
-            Some(_) => false,
+            Some(_) if length == 0 => false,
+            // The letter of an escaped line feed was taken for the name's.
+            Some((b'\\', 1)) => length > 1 && matches!(self.byte(equals + length), Some(b'n' | b'r' | b't')),
+            Some((b'&', _)) => media == Media::Form,
+            Some((byte, _)) => byte.is_ascii_whitespace() || (depth == 0 && b"\"'".contains(&byte)),
         }
     }
 }
+
+/// Stands for all characters beyond ASCII.
+const BEYOND: u8 = u8::MAX;
 
 /// The run of a host's characters around a place; what ends an escape right before it is none of them.
 fn host_around(input: &[u8], at: usize) -> (usize, usize) {
@@ -523,6 +578,7 @@ fn authority(input: &[u8], head: &Head, last: bool) -> Result<Option<Authority>,
     let depth = head.style.depth();
     let mut behind = token(input, end, depth, last);
     let host_end = end - dots;
+    // At the end of a sentence the dot is the sentence's.
     let mut replaced_end = host_end;
     if let Token::Char(b':', size) = behind {
         let digits =
@@ -541,10 +597,12 @@ fn authority(input: &[u8], head: &Head, last: bool) -> Result<Option<Authority>,
     let ends = match behind {
         Token::More => return Err(More),
         Token::End => !is_more_host(input, end, depth),
-        Token::Char(b'/' | b'?' | b'#', _) => true,
-        Token::Char(byte, size) if depth > 0 => size == 1 && matches!(byte, b'(' | b')' | b'*' | b'!' | b'~'),
+        Token::Char(b'/' | b'?' | b'#', _) => {
+            replaced_end = end;
+            true
+        }
         Token::Char(byte, _) if is_host(byte) || matches!(byte, b'@' | b'%' | b':') => false,
-        Token::Char(byte, _) if is_subdelimiter(byte) => !is_user(input, end, last)?,
+        Token::Char(byte, _) if is_subdelimiter(byte) => !is_user(input, end, depth, last)?,
         Token::Char(..) => true,
     };
     if !ends {
@@ -555,21 +613,27 @@ fn authority(input: &[u8], head: &Head, last: bool) -> Result<Option<Authority>,
 
 /// Whether what is no URL's character is one of a host all the same: an escaped one beyond ASCII.
 fn is_more_host(input: &[u8], at: usize, depth: usize) -> bool {
-    let escape: &[u8] = if depth == 2 { b"%25" } else { b"%" };
-    depth > 0 && input.get(at..).is_some_and(|rest| rest.starts_with(escape))
+    depth > 0 && input.get(at..).is_some_and(|rest| rest.starts_with(percent_sign(depth)))
 }
 
 /// Whether the host is the beginning of a user's name: an `@` comes before anything that a name cannot hold.
-fn is_user(input: &[u8], at: usize, last: bool) -> Result<bool, More> {
-    let rest = input.get(at..).unwrap_or_default();
-    let is_name = |byte: u8| {
-        byte.is_ascii_alphanumeric() || is_subdelimiter(byte) || matches!(byte, b'-' | b'.' | b'_' | b':' | b'%')
-    };
-    match rest.iter().take(USER_MAX).position(|byte| !is_name(*byte)) {
-        Some(place) => Ok(rest.get(place) == Some(&b'@')),
-        None if rest.len() < USER_MAX && !last => Err(More),
-        None => Ok(false),
+fn is_user(input: &[u8], from: usize, depth: usize, last: bool) -> Result<bool, More> {
+    let mut at = from;
+    while at - from < USER_MAX {
+        match token(input, at, depth, last) {
+            Token::More => return Err(More),
+            Token::Char(b'@', _) => return Ok(true),
+            Token::Char(byte, size)
+                if byte.is_ascii_alphanumeric()
+                    || is_subdelimiter(byte)
+                    || matches!(byte, b'-' | b'.' | b'_' | b':' | b'%') =>
+            {
+                at += size;
+            }
+            Token::Char(..) | Token::End => return Ok(false),
+        }
     }
+    Ok(true)
 }
 
 /// Where a path ends that is written as it is and that nothing but a quote, a space or a tag ends: what most are.
@@ -585,17 +649,17 @@ fn plain_path(input: &[u8], authority: Authority, style: Style) -> Option<usize>
 fn rest(
     input: &[u8],
     authority: Authority,
-    style: Style,
+    depth: usize,
+    ampersand: Ampersand,
     last: bool,
     path: &mut Vec<u8>,
     query: &mut Vec<u8>,
 ) -> Result<Option<Rest>, More> {
     path.clear();
     query.clear();
-    let depth = style.depth();
     let from = authority.end;
     let bare = authority.replaced_end;
-    let mut found = Rest { end: bare, insert: bare, query: None, ampersand: style.ampersand() };
+    let mut found = Rest { end: bare, stop: from, insert: bare, query: None, ampersand };
     let (mut fragment, mut parentheses) = (false, 0_u32);
     let (mut path_length, mut query_length) = (0, 0);
     let mut at = from;
@@ -646,9 +710,29 @@ fn rest(
             }
         }
     }
+    found.stop = at;
     path.truncate(path_length);
     query.truncate(query_length);
     Ok(Some(found))
+}
+
+/// Whether a URL may go on where it seems to end, as `/头像.jpg` does, so that its path cannot be signed. Behind a file's
+/// name such a letter is the text's: it often stands there without a space.
+fn may_go_on(input: &[u8], rest: &Rest, path: &[u8], depth: usize, last: bool) -> Result<bool, More> {
+    // Behind a mark it is the text's, too, and a fragment is not signed.
+    if rest.stop != rest.end || rest.insert != rest.end || (path.is_empty() && rest.query.is_none()) {
+        return Ok(false);
+    }
+    Ok((rest.query.is_some() || !is_file(path)) && is_letter(input, rest.stop, depth, last).ok_or(More)?)
+}
+
+/// Whether a path ends with a file's extension, such as `.jpg`.
+fn is_file(path: &[u8]) -> bool {
+    let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+    let extension = name.iter().rposition(|byte| *byte == b'.').and_then(|dot| name.get(dot + 1..)).unwrap_or_default();
+    (2..=5).contains(&extension.len())
+        && extension.first().is_some_and(u8::is_ascii_alphabetic)
+        && extension.iter().all(u8::is_ascii_alphanumeric)
 }
 
 /// Whether a URL stands at `at`, behind a comma: then the comma is between the two.

@@ -81,7 +81,7 @@ pub(super) async fn fetch(request: Request) -> Result<Response, Problem> {
     }
     clean(&mut answer.headers);
     rewrite_location(&mut answer.headers, &standing, &caller);
-    let mut response = Response::new(Body::new(Rewritten::new(Body::new(body), standing, &caller)));
+    let mut response = Response::new(Body::new(Rewritten::new(Body::new(body), &answer.headers, standing, &caller)));
     *response.status_mut() = answer.status;
     *response.headers_mut() = answer.headers;
     Ok(response)
