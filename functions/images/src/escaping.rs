@@ -23,6 +23,17 @@ pub(crate) enum Style {
 const BACKSLASHES_MAX: usize = 3;
 
 impl Style {
+    /// One of each family.
+    pub(crate) const EACH: [Self; 7] = [
+        Self::Plain,
+        Self::Backslash(1),
+        Self::Unicode(1, true),
+        Self::Percent(1, true),
+        Self::Percent(2, true),
+        Self::Hexadecimal(false, true),
+        Self::Decimal,
+    ];
+
     /// Whether both are of one family, whatever their digits' case.
     pub(crate) fn matches(self, other: Self) -> bool {
         match (self, other) {

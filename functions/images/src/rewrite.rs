@@ -16,7 +16,7 @@ use crate::{
     finder::Finder,
     lanes::{append, has_upper, host_run, host_run_back, is_host, path_run},
     media::Media,
-    rules::{Caller, Fate, HOST_MAX, Rules},
+    rules::{Caller, Fate, HOST_MAX, Rule, Rules},
     scan,
     unlawful::Unlawful,
 };
@@ -50,6 +50,19 @@ pub(crate) struct Counts {
 /// What finds the hosts of these rules and reports.
 pub(crate) fn finder(rules: &Rules, unlawful: &Unlawful) -> Option<Finder> {
     Finder::new(rules.patterns().map(str::as_bytes).chain(unlawful.hosts()))
+}
+
+/// The rule that rewrites a URL in `text` for somebody, in whatever escaping it is written.
+pub(crate) fn rewriter_of<'a>(rules: &'a Arc<Rules>, text: &str) -> Option<&'a Rule> {
+    let finds = |style: Style| {
+        let mut written = Vec::new();
+        style.write(text.as_bytes(), style.ampersand(), &mut written);
+        let mut rewriter = Rewriter::new(rules.clone(), Arc::default(), Arc::new(None), &Caller::default(), 0);
+        rewriter.fates.fill(Fate::In);
+        let (_, counts) = rewriter.whole(written.into());
+        rules.rules.iter().zip(counts.rewritten).find(|(_, count)| *count > 0).map(|(rule, _)| rule)
+    };
+    Style::EACH.into_iter().find_map(finds)
 }
 
 /// Rewrites one body.
