@@ -69,14 +69,21 @@ impl Unlawful {
         let at =
             |place: usize| self.sorted.get(place * KEY..)?.first_chunk::<KEY>().map(|bytes| u64::from_be_bytes(*bytes));
         let guess = ((key >> 32) * u64::try_from(count).unwrap_or(u64::MAX).min(1 << 31)) >> 32;
-        let mut place = usize::try_from(guess).unwrap_or_default().min(count.saturating_sub(1));
-        while place > 0 && at(place).is_some_and(|found| found > key) {
-            place -= 1;
+        let guess = usize::try_from(guess).unwrap_or_default().min(count);
+        // The true place is off by the root of their number, so that growing steps soon pass it on either side.
+        let (mut low, mut high, mut step) = (guess, guess, 16);
+        while low > 0 && at(low).is_none_or(|found| found > key) {
+            (high, low, step) = (low, low.saturating_sub(step), step * 2);
         }
-        while at(place).is_some_and(|found| found < key) {
-            place += 1;
+        while high < count && at(high).is_some_and(|found| found <= key) {
+            (low, high, step) = (high, (high + step).min(count), step * 2);
         }
-        at(place) == Some(key)
+        // The key is not below `low`, nor at `high` or above.
+        while high - low > 1 {
+            let middle = low.midpoint(high);
+            if at(middle).is_some_and(|found| found <= key) { low = middle } else { high = middle }
+        }
+        at(low) == Some(key)
     }
 
     /// Whether the image with this lower-case host, path and query is one. `scratch` is overwritten.
@@ -268,6 +275,11 @@ mod tests {
         let set = Unlawful::new(sorted(keys.clone()).into(), ["a"]);
         assert!(keys.iter().all(|key| set.is_sorted_in(*key)));
         assert!((100_000..200_000_u64).all(|number| !set.is_sorted_in(xxh64(&number.to_be_bytes(), 0))));
+        // Keys that are not spread evenly are found, too.
+        let uneven: Vec<u64> = (0..5_000_u64).chain((0..5_000).map(|number| u64::MAX - 7 * number)).collect();
+        let set = Unlawful::new(sorted(uneven.clone()).into(), ["a"]);
+        assert!(uneven.iter().all(|key| set.is_sorted_in(*key)));
+        assert!((5_000..9_000).all(|key| !set.is_sorted_in(key) && !set.is_sorted_in(u64::MAX - 7 * key)));
         for (key, count) in [(0, 0), (u64::MAX, 0), (0, 1), (u64::MAX, 1)] {
             assert_eq!(Unlawful::new(sorted(vec![0; count]).into(), ["a"]).is_sorted_in(key), count == 1 && key == 0);
         }
