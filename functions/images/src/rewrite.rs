@@ -18,7 +18,7 @@ use crate::{
     media::Media,
     rules::{Caller, Fate, HOST_MAX, Rule, Rules},
     scan,
-    unlawful::Unlawful,
+    unlawful::{Unlawful, hash},
 };
 
 /// The most bytes, as they stand in the body, of a URL behind its host that is looked at as a whole.
@@ -405,23 +405,24 @@ impl Rewriter {
         rules.claims(host, |place| claims.push(place));
         let is_out = |place: &&usize| fates.get(**place).is_none_or(|fate| *fate == Fate::Out);
         let active = claims.iter().find(|place| !is_out(place)).copied();
-        let to_host = |place: &usize| rules.rules.get(*place).map(|rule| rule.to_host().as_bytes());
+        let to_hash = |place: &usize| rules.rules.get(*place).map(|rule| rule.to_hash);
+        let host_hash = if unlawful.is_empty() { 0 } else { hash(host) };
         let suspect = !unlawful.is_empty()
-            && (unlawful.has_host(host) || claims.iter().filter_map(to_host).any(|host| unlawful.has_host(host)));
+            && (unlawful.has_host(host_hash) || claims.iter().filter_map(to_hash).any(|host| unlawful.has_host(host)));
         let rule = active.and_then(|place| Some((place, rules.rules.get(place)?, *fates.get(place)?)));
         let by_url = rule.is_some_and(|(_, _, fate)| fate != Fate::In);
         let signed = rule.is_some_and(|(_, rule, _)| rule.sign.is_some());
         if !suspect && !by_url && !signed {
             return Ok(active.map_or(Verdict::Leave, |rule| Verdict::Rewrite { rule, insert: None }));
         }
-        let found = match plain_path(input, authority, head.style) {
-            Some(end) => {
-                path.clear();
-                query.clear();
-                append(path, input.get(authority.end..end).unwrap_or_default());
-                Some(Rest { end, stop: end, insert: end, query: None, ampersand })
-            }
+        let plain = plain_path(input, authority, head.style);
+        let found = match plain {
+            Some(end) => Some(Rest { end, stop: end, insert: end, query: None, ampersand }),
             None => rest(input, authority, head.style.depth(), ampersand, last, path, query)?,
+        };
+        let (path, query): (&[u8], &[u8]) = match plain {
+            Some(end) => (input.get(authority.end..end).unwrap_or_default(), &[]),
+            None => (path, query),
         };
         let Some(rest) = found else {
             // Too long to be looked at: without what it needs to work, it had better stay.
@@ -431,8 +432,8 @@ impl Rewriter {
             });
         };
         if suspect
-            && (unlawful.holds(host, path, query, key)
-                || claims.iter().filter_map(to_host).any(|host| unlawful.holds(host, path, query, key)))
+            && (unlawful.holds(host_hash, path, query, key)
+                || claims.iter().filter_map(to_hash).any(|host| unlawful.holds(host, path, query, key)))
         {
             return Ok(Verdict::Remove { end: rest.end });
         }

@@ -18,6 +18,7 @@ use crate::{
     lanes::{equal, spread},
     rewrite::rewriter_of,
     sign::{Keys, Scheme, Signer},
+    unlawful,
 };
 
 /// What a body is: rules may apply to some contexts alone.
@@ -86,6 +87,8 @@ pub(crate) struct Rule {
     from: Vec<Pattern>,
     /// Host, and port if it has one.
     pub(crate) to: String,
+    /// The host's hash, as unlawful images' hosts have one.
+    pub(crate) to_hash: u64,
     /// Whether that is written in the same way in every escaping, as it has no port.
     pub(crate) is_plain: bool,
     /// `http` or `https`, for URLs that name a scheme.
@@ -382,7 +385,8 @@ fn rule(item: &Value<'_>, at: &str, keys: &Keys, faults: &mut Vec<Fault>) -> Opt
         return None;
     }
     let is_plain = !to.contains(':');
-    Some(Rule { name: name?.to_string(), from, to, is_plain, scheme, contexts, sign, rollout })
+    let to_hash = unlawful::hash(to.split(':').next().unwrap_or_default().as_bytes());
+    Some(Rule { name: name?.to_string(), from, to, to_hash, is_plain, scheme, contexts, sign, rollout })
 }
 
 fn from(item: &Object<'_>, at: &str, faults: &mut Vec<Fault>) -> Vec<Pattern> {
