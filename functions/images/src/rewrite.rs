@@ -213,10 +213,10 @@ impl Rewriter {
         &self.counts
     }
 
-    /// How much it holds back.
+    /// How many bytes it holds back, and what is to be inserted into them.
     #[cfg(test)]
-    pub(crate) fn held_bytes(&self) -> usize {
-        self.held.len() + self.inserts.iter().map(|insert| insert.text.len()).sum::<usize>()
+    pub(crate) fn held(&self) -> (usize, usize) {
+        (self.held.len(), self.inserts.len())
     }
 
     /// A whole body at once.
