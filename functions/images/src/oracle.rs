@@ -122,6 +122,10 @@ fn starts_with(body: &[u8], at: usize, text: &str) -> bool {
 
 /// The URL that begins at `at`.
 fn url_at(body: &[u8], at: usize, media: Media) -> Option<Url> {
+    authority(body, head_at(body, at, media)?)
+}
+
+fn head_at(body: &[u8], at: usize, media: Media) -> Option<Url> {
     let two_slashes = |at: usize| {
         for family in slashes() {
             for first in &family {
@@ -143,10 +147,8 @@ fn url_at(body: &[u8], at: usize, media: Media) -> Option<Url> {
             if starts_with(body, at + scheme.len(), &colon)
                 && let Some((slash, host)) = two_slashes(slashes_at)
             {
-                return authority(
-                    body,
-                    Url { start: at, scheme: scheme.len(), slash, host: host..host, replaced_end: 0, end: 0 },
-                );
+                let scheme = scheme.len();
+                return Some(Url { start: at, scheme, slash, host: host..host, replaced_end: 0, end: 0 });
             }
         }
     }
@@ -155,7 +157,7 @@ fn url_at(body: &[u8], at: usize, media: Media) -> Option<Url> {
     if after_colon || !may_begin(body, at, depth(&slash), media) {
         return None;
     }
-    authority(body, Url { start: at, scheme: 0, slash, host: host..host, replaced_end: 0, end: 0 })
+    Some(Url { start: at, scheme: 0, slash, host: host..host, replaced_end: 0, end: 0 })
 }
 
 /// The character that ends before `at`, as the longest escape that ends there says, and where it begins; `None` in place
@@ -263,6 +265,8 @@ struct Rest {
     ampersand: String,
     /// Whether it may go on with a letter beyond ASCII.
     goes_on: bool,
+    /// Every character of the query with its place and length.
+    characters: Vec<(char, usize, usize)>,
 }
 
 fn rest(body: &[u8], url: &Url, media: Media) -> Option<Rest> {
@@ -311,12 +315,16 @@ fn rest(body: &[u8], url: &Url, media: Media) -> Option<Rest> {
     };
     let shown = fragment.unwrap_or(cut).min(cut);
     let insert = if fragment.is_some_and(|at| at < cut) { text[shown].1 } else { end_of(shown) };
+    let shown_count = shown;
     let shown: String = text[..shown].iter().map(|(char, ..)| *char).collect();
     let (path, query) =
         shown.split_once('?').map_or((shown.as_str(), None), |(path, query)| (path, Some(query.into())));
     let is_bare = text.is_empty() || cut < text.len() || fragment.is_some();
     let goes_on = !is_bare && (query.is_some() || !is_file(path)) && is_letter(body, at, depth);
-    Some(Rest { end: end_of(cut), insert, path: path.into(), query, ampersand: ampersand.unwrap_or(default), goes_on })
+    let path = path.to_owned();
+    let characters = text[path.chars().count()..shown_count].to_vec();
+    let ampersand = ampersand.unwrap_or(default);
+    Some(Rest { end: end_of(cut), insert, path, query, ampersand, goes_on, characters })
 }
 
 fn is_file(path: &str) -> bool {
@@ -387,6 +395,11 @@ fn claims(host: &str) -> Vec<usize> {
     (0..FROM.len()).filter(|place| FROM[*place].iter().any(holds)).collect()
 }
 
+/// Where another URL begins in a path.
+fn nested(path: &str) -> Option<usize> {
+    (1..path.len()).find(|at| head_at(path.as_bytes(), *at, Media::Other).is_some())
+}
+
 /// What stands for the rules and the reports in the oracle: lists that are gone through.
 struct Oracle<'a> {
     rules: &'a Rules,
@@ -401,7 +414,9 @@ impl Oracle<'_> {
         let mut edits: Vec<(usize, usize, Vec<u8>)> = Vec::new();
         let mut at = 0;
         while at < body.len() {
-            let Some(url) = url_at(body, at, self.media) else {
+            let is_dropped =
+                |(start, end, text): &(usize, usize, Vec<u8>)| text.is_empty() && (*start..*end).contains(&at);
+            let Some(url) = url_at(body, at, self.media).filter(|_| !edits.iter().any(is_dropped)) else {
                 at += 1;
                 continue;
             };
@@ -457,18 +472,33 @@ impl Oracle<'_> {
             return Some(url.end);
         };
         if let Fate::ByUrl(percent) = fates[place]
-            && !percent.holds(bucket(&rule.name, &format!("{host}{}", rest.path)))
+            && !percent.holds(bucket(
+                &rule.name,
+                &format!("{host}{}", &rest.path[..nested(&rest.path).unwrap_or(rest.path.len())]),
+            ))
         {
             return None;
         }
-        if rule.sign.is_some() && rest.goes_on {
+        if rule.sign.is_some() && (rest.goes_on || nested(&rest.path).is_some()) {
             return None;
         }
         self.replace(rule, url, edits);
         if let Some(signer) = &rule.sign {
+            let old: &[&str] = if rule.name == "aliyun" { &["auth_key"] } else { &["expires", "signature"] };
+            let mut kept = String::new();
+            // Each parameter with the sign before it goes to the next one's, so that the last one's sign stays.
+            for parameter in rest.characters.get(1..).unwrap_or_default().split_inclusive(|(char, ..)| *char == '&') {
+                let text: String = parameter.iter().map(|(char, ..)| *char).collect();
+                if old.contains(&text.trim_end_matches('&').split('=').next().unwrap()) {
+                    let (_, last, length) = parameter[parameter.len() - 1];
+                    edits.push((parameter[0].1, last + length, Vec::new()));
+                } else {
+                    kept += &text;
+                }
+            }
             let joint = match &rest.query {
                 None => "?",
-                Some(query) if query.is_empty() || query.ends_with('&') => "",
+                Some(_) if kept.is_empty() || kept.ends_with('&') => "",
                 Some(_) => "&",
             };
             let text = joint.to_owned() + &signer.parameters(rest.path.as_bytes(), NOW_S);
@@ -736,6 +766,13 @@ fn piece() -> impl Strategy<Value = Vec<u8>> {
             "/a.jpg,https://img10.360buyimg.com/b",
             "/a.jpg,//img10.360buyimg.com/b",
             "/a.jpg!q70",
+            "/a.jpg?signature=a&expires=1",
+            "?w=1&amp;signature=https://img10.360buyimg.com/a&x=1",
+            "/b/c.jpg?auth_key=1-0-0-a&w=1.",
+            "%2Fa.jpg%3Fsignature%3Da%26w%3D1",
+            "/r/https://s.example.org/a.jpg",
+            "/r/https%3A%2F%2Fh.example.org%2Fa.jpg",
+            "/r(//h.example.org/a.jpg",
             "/?u=https%3A%2F%2Fs.example.org%2Fa%28)b",
             "%28",
             "%2528)",
@@ -884,11 +921,9 @@ proptest! {
             ],
             0..30,
         ),
-        mut caller in caller(),
+        caller in caller(),
         step in 1..70_usize,
     ) {
-        // As above.
-        caller.user.get_or_insert("u2".into());
         let body = pieces.concat();
         let cuts: Vec<usize> = (0..body.len()).step_by(step).collect();
         let case = Case { body: &body, caller: &caller, media: Media::Other, reported: true };
@@ -951,12 +986,10 @@ proptest! {
     #[test]
     fn rewriting_twice_changes_nothing_more(
         Shown(body) in body(),
-        mut caller in caller(),
+        caller in caller(),
         media in media(),
         reported in any::<bool>(),
     ) {
-        // Without a user a URL is decided by its path, which may hold another URL, and that one may change.
-        caller.user.get_or_insert("u2".into());
         let (once, _) = Case { body: &body, caller: &caller, media, reported }.streamed(&[]);
         let (twice, _) = Case { body: &once, caller: &caller, media, reported }.streamed(&[]);
         prop_assert_eq!(shown(&twice), shown(&once), "{}", shown(&body));
@@ -1018,6 +1051,33 @@ fn each_of_these_becomes_what_it_must_at_any_cut() {
         (None, Media::Other, "&ldquo;https://s.example.org/s.png&rdquo;", &format!("&ldquo;{signed}&rdquo;")),
         (None, Media::Other, "https://s.example.org/s.png，看", &format!("{signed}，看")),
         (None, Media::Other, "https://s.example.org/s.png看", &format!("{signed}看")),
+        // Another URL in the path that would be signed.
+        (
+            None,
+            Media::Other,
+            "https://s.example.org/r/https://img10.360buyimg.com/a.jpg",
+            "https://s.example.org/r/https://new.example.com/a.jpg",
+        ),
+        (
+            None,
+            Media::Other,
+            "https://s.example.org/r/https%3A%2F%2Fimg10.360buyimg.com%2Fa.jpg",
+            "https://s.example.org/r/https%3A%2F%2Fnew.example.com%2Fa.jpg",
+        ),
+        // An old signature.
+        (None, Media::Other, "https://s.example.org/s.png?signature=a&expires=1", &signed),
+        (
+            None,
+            Media::Other,
+            "https://s.example.org/s.png?w=1&amp;signature=a#f",
+            &format!("{}#f", signed.replace('?', "?w=1&amp;").replace("&sig", "&amp;sig")),
+        ),
+        (
+            None,
+            Media::Other,
+            "https://s.example.org/s.png?expires=1&w=1&signatures=a",
+            &signed.replace('?', "?w=1&signatures=a&"),
+        ),
         // A path that goes on beyond ASCII.
         (None, Media::Other, "https://s.example.org/头像.jpg", ""),
         (None, Media::Other, r"https:\/\/s.example.org\/\u5934\u50cf.jpg", ""),

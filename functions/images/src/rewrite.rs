@@ -4,7 +4,7 @@
 //! of a body; what it has not changed goes out in the piece that it came in. Where a URL begins and what its host is
 //! are told by docs/images.md, and once more, slowly, by the oracle of the tests.
 
-use std::{cmp::Reverse, sync::Arc};
+use std::{cmp::Reverse, ops::Range, sync::Arc};
 
 use bytes::Bytes;
 use shared::rollout::{Percent, bucket};
@@ -79,6 +79,8 @@ pub(crate) struct Rewriter {
     context: Vec<u8>,
     /// What is to be inserted into what is held.
     inserts: Vec<Insert>,
+    /// So much of what is held is to go.
+    dropped: usize,
     counts: Counts,
     scratch: Scratch,
 }
@@ -131,13 +133,15 @@ struct Rest {
 /// What a URL becomes.
 enum Verdict {
     Leave,
-    Rewrite { rule: usize, insert: Option<Insert> },
+    Rewrite { rule: usize, inserts: Vec<Insert> },
     Remove { end: usize },
 }
 
-/// Text that comes into the body at a place.
+/// Text that comes into the body at a place, instead of what stands there.
 struct Insert {
     at: usize,
+    /// Where that ends: at the place itself, if nothing goes.
+    until: usize,
     text: Vec<u8>,
 }
 
@@ -165,10 +169,15 @@ impl Edit<'_> {
             append(&mut self.out, self.input.get(self.copied..insert.at).unwrap_or_default());
             self.out.extend_from_slice(&insert.text);
             // Never back: what was replaced may have reached beyond.
-            self.copied = self.copied.max(insert.at);
+            self.copied = self.copied.max(insert.until);
         }
         append(&mut self.out, self.input.get(self.copied..end).unwrap_or_default());
         self.copied = self.copied.max(end);
+    }
+
+    /// Whether what stands at a place goes.
+    fn drops(&self, at: usize) -> bool {
+        at < self.copied || self.inserts.iter().any(|insert| (insert.at..insert.until).contains(&at))
     }
 
     /// Passes over the input up to `end`.
@@ -198,6 +207,7 @@ impl Rewriter {
             held: Vec::new(),
             context: Vec::new(),
             inserts: Vec::new(),
+            dropped: 0,
             counts,
             scratch: Scratch::default(),
         }
@@ -236,7 +246,8 @@ impl Rewriter {
             joined.extend_from_slice(&piece);
             joined.into()
         };
-        let mut edit = Edit { input: &input, out: Vec::new(), copied: 0, inserts: std::mem::take(&mut self.inserts) };
+        let (copied, inserts) = (std::mem::take(&mut self.dropped), std::mem::take(&mut self.inserts));
+        let mut edit = Edit { input: &input, out: Vec::new(), copied, inserts };
         let hold = self.edit(&mut edit, last);
         let out = if edit.is_unchanged() {
             input.slice(..hold)
@@ -244,7 +255,9 @@ impl Rewriter {
             edit.copy_to(hold);
             for insert in &mut edit.inserts {
                 insert.at = insert.at.saturating_sub(hold);
+                insert.until = insert.until.saturating_sub(hold);
             }
+            self.dropped = edit.copied.saturating_sub(hold);
             self.inserts = edit.inserts;
             edit.out.into()
         };
@@ -262,7 +275,7 @@ impl Rewriter {
         while let Some((head, after)) = self.next_head(input, from) {
             from = after;
             // The scheme went with the URL before, or is a part of its host.
-            if head.start < settled {
+            if head.start < settled || edit.drops(head.start) {
                 continue;
             }
             let Ok(authority) = authority(input, &head, last) else { return head.start };
@@ -279,7 +292,7 @@ impl Rewriter {
                     self.counts.removed += 1;
                     (from, settled) = (end, end);
                 }
-                Verdict::Rewrite { rule: place, insert } => {
+                Verdict::Rewrite { rule: place, inserts } => {
                     let Some(rule) = self.rules.rules.get(place) else { continue };
                     (from, settled) = (authority.end, authority.end);
                     let name = input.get(head.start..head.start + head.scheme).unwrap_or_default();
@@ -295,8 +308,8 @@ impl Rewriter {
                         head.style.write(rule.to.as_bytes(), Ampersand::Raw, &mut edit.out);
                     }
                     edit.skip_to(authority.replaced_end);
-                    if let Some(insert) = insert {
-                        edit.inserts.push(insert);
+                    if !inserts.is_empty() {
+                        edit.inserts.extend(inserts);
                         // A URL may end behind one that it stands in. Of two at one place the inner one comes first.
                         edit.inserts.sort_by_key(|insert| Reverse(insert.at));
                     }
@@ -413,7 +426,7 @@ impl Rewriter {
         let by_url = rule.is_some_and(|(_, _, fate)| fate != Fate::In);
         let signed = rule.is_some_and(|(_, rule, _)| rule.sign.is_some());
         if !suspect && !by_url && !signed {
-            return Ok(active.map_or(Verdict::Leave, |rule| Verdict::Rewrite { rule, insert: None }));
+            return Ok(active.map_or(Verdict::Leave, |rule| Verdict::Rewrite { rule, inserts: Vec::new() }));
         }
         let plain = plain_path(input, authority, head.style);
         let found = match plain {
@@ -427,7 +440,7 @@ impl Rewriter {
         let Some(rest) = found else {
             // Too long to be looked at: without what it needs to work, it had better stay.
             return Ok(match active {
-                Some(rule) if !by_url && !signed => Verdict::Rewrite { rule, insert: None },
+                Some(rule) if !by_url && !signed => Verdict::Rewrite { rule, inserts: Vec::new() },
                 _ => Verdict::Leave,
             });
         };
@@ -438,27 +451,37 @@ impl Rewriter {
             return Ok(Verdict::Remove { end: rest.end });
         }
         let Some((place, rule, fate)) = rule else { return Ok(Verdict::Leave) };
+        // What it becomes itself must not decide about the URL around it.
+        let inner = if plain.is_none() { nested(path) } else { None };
         if let Fate::ByUrl(percent) = fate
-            && !falls_within(percent, &rule.name, host, path)
+            && !falls_within(percent, &rule.name, host, inner.and_then(|at| path.get(..at)).unwrap_or(path))
         {
+            return Ok(Verdict::Leave);
+        }
+        if signed && inner.is_some() {
             return Ok(Verdict::Leave);
         }
         if signed && may_go_on(input, &rest, path, head.style.depth(), last)? {
             return Ok(Verdict::Leave);
         }
-        let insert = rule.sign.as_ref().map(|signer| {
+        let mut inserts = Vec::new();
+        if let Some(signer) = &rule.sign {
+            let from = rest.query.filter(|_| !query.is_empty()).unwrap_or(rest.insert);
+            let old = parameters(input, from, rest.insert, head.style.depth(), signer.names());
+            let is_last_old = old.last().is_some_and(|old| old.end == rest.insert);
+            inserts.extend(old.into_iter().map(|old| Insert { at: old.start, until: old.end, text: Vec::new() }));
             let parameters = signer.parameters(path, *now_s);
             let mut text = Vec::with_capacity(parameters.len() + 16);
             let joint: &[u8] = match rest.query {
                 None => b"?",
-                Some(_) if query.is_empty() || query.ends_with(b"&") => b"",
+                Some(_) if query.is_empty() || query.ends_with(b"&") || is_last_old => b"",
                 Some(_) => b"&",
             };
             head.style.write(joint, rest.ampersand, &mut text);
             head.style.write(parameters.as_bytes(), rest.ampersand, &mut text);
-            Insert { at: rest.insert, text }
-        });
-        Ok(Verdict::Rewrite { rule: place, insert })
+            inserts.push(Insert { at: rest.insert, until: rest.insert, text });
+        }
+        Ok(Verdict::Rewrite { rule: place, inserts })
     }
 
     /// Keeps the last of what is decided, as the context of what comes.
@@ -473,6 +496,55 @@ impl Rewriter {
 pub(crate) fn falls_within(percent: Percent, rule: &str, host: &[u8], path: &[u8]) -> bool {
     let url = [host, path].concat();
     percent.holds(bucket(rule, &String::from_utf8_lossy(&url)))
+}
+
+/// Where another URL begins in a URL's path.
+fn nested(path: &[u8]) -> Option<usize> {
+    let mut from = 0;
+    while let Some(found) = scan::next(path, from) {
+        from = found + 1;
+        let Some((style, second)) = slash_before(path, from) else { continue };
+        let Some((_, first)) = slash_before(path, second).filter(|(other, _)| other.matches(style)) else { continue };
+        if let Some(colon) = colon_before(path, first) {
+            let before = path.get(..colon).unwrap_or_default().to_ascii_lowercase();
+            match [&b"https"[..], b"http"].into_iter().find(|scheme| before.ends_with(scheme)) {
+                Some(scheme) => return Some(colon - scheme.len()),
+                None => continue,
+            }
+        }
+        let before = Before { context: &[], input: path, at: first }.character(0, style.depth());
+        if before.is_some_and(|(byte, _)| is_left_of_url(byte)) {
+            return Some(first);
+        }
+    }
+    None
+}
+
+/// The parameters of these names in the query from its `?` to `end`, as they stand in the body, each with the `&` behind.
+fn parameters(input: &[u8], from: usize, end: usize, depth: usize, names: &[&[u8]]) -> Vec<Range<usize>> {
+    let mut found = Vec::new();
+    let (mut at, mut start, mut name, mut is_name) = (from, from, Vec::new(), true);
+    while at < end {
+        let Token::Char(byte, size) = token(input, at, depth, true) else { break };
+        match byte {
+            b'?' if at == from => start = at + size,
+            b'&' => {
+                if names.contains(&name.as_slice()) {
+                    found.push(start..at + size);
+                }
+                (start, is_name) = (at + size, true);
+                name.clear();
+            }
+            b'=' => is_name = false,
+            _ if is_name => name.push(byte),
+            _ => {}
+        }
+        at += size;
+    }
+    if names.contains(&name.as_slice()) {
+        found.push(start..end);
+    }
+    found
 }
 
 /// What stands before a place, in the input and in what came before it.
