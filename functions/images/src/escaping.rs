@@ -13,19 +13,26 @@ pub(crate) enum Style {
     Unicode(usize, bool),
     /// `%2F`, or `%252F` at depth 2.
     Percent(usize, bool),
+    /// `/` in a URL that is percent-encoded but for its slashes, as Python's `quote` leaves them, and whether digits are
+    /// upper case.
+    Quoted(bool),
     /// `&#x2F;`, and whether the `x` and the digit are upper case.
     Hexadecimal(bool, bool),
     /// `&#47;`.
     Decimal,
 }
 
+/// The depth of percent-encoding, once, in which a slash stands for itself.
+const QUOTED: usize = 3;
+
 /// The most backslashes of one escape: JSON within JSON has three.
 const BACKSLASHES_MAX: usize = 3;
 
 impl Style {
     /// One of each family.
-    pub(crate) const EACH: [Self; 7] = [
+    pub(crate) const EACH: [Self; 8] = [
         Self::Plain,
+        Self::Quoted(true),
         Self::Backslash(1),
         Self::Unicode(1, true),
         Self::Percent(1, true),
@@ -45,7 +52,11 @@ impl Style {
 
     /// The depth of percent-encoding.
     pub(crate) fn depth(self) -> usize {
-        if let Self::Percent(depth, _) = self { depth } else { 0 }
+        match self {
+            Self::Percent(depth, _) => depth,
+            Self::Quoted(_) => QUOTED,
+            _ => 0,
+        }
     }
 
     /// How `&` is written where the URL itself shows no other way.
@@ -53,7 +64,7 @@ impl Style {
         match self {
             Self::Unicode(backslashes, _) => Ampersand::Unicode(backslashes),
             Self::Hexadecimal(..) | Self::Decimal => Ampersand::Entity,
-            Self::Plain | Self::Backslash(_) | Self::Percent(..) => Ampersand::Raw,
+            Self::Plain | Self::Backslash(_) | Self::Percent(..) | Self::Quoted(_) => Ampersand::Raw,
         }
     }
 
@@ -61,8 +72,9 @@ impl Style {
     pub(crate) fn write(self, text: &[u8], ampersand: Ampersand, out: &mut Vec<u8>) {
         for &byte in text {
             match (self, byte) {
-                (Self::Percent(depth, upper), byte) if !is_unreserved(byte) => {
-                    out.extend_from_slice(percent_sign(depth));
+                (Self::Quoted(_), b'/') => out.push(byte),
+                (Self::Percent(_, upper) | Self::Quoted(upper), byte) if !is_unreserved(byte) => {
+                    out.extend_from_slice(percent_sign(self.depth()));
                     out.extend([digit(byte >> 4, upper), digit(byte & 15, upper)]);
                 }
                 (Self::Backslash(count), b'/') => {
@@ -389,6 +401,7 @@ fn percent(rest: &[u8], depth: usize) -> Token {
         [byte, ..] if is_unreserved(*byte) || matches!(byte, b'!' | b'*' | b'(' | b')' | b':' | b'@') => {
             Token::Char(*byte, 1)
         }
+        [b'/', ..] if depth == QUOTED => Token::Char(b'/', 1),
         _ => Token::End,
     }
 }

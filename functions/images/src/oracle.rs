@@ -44,8 +44,10 @@ fn colons() -> Vec<String> {
     spellings
 }
 
+/// Of what is percent-encoded but for its slashes, the colon's digit follows the slash here.
 fn depth(slash: &str) -> usize {
     match slash.len() {
+        2 if slash.eq_ignore_ascii_case("/A") => 3,
         3 if slash.starts_with('%') => 1,
         5 if slash.starts_with("%25") => 2,
         _ => 0,
@@ -68,7 +70,8 @@ fn character(body: &[u8], at: usize, depth: usize) -> Option<(char, usize)> {
         if let Some(digits) = text.strip_prefix(escape) {
             return ascii(code(digits.get(..2), 16)?, escape.len() + 2);
         }
-        return (first.is_ascii_alphanumeric() || b"-._~!*():@".contains(&first)).then_some((first.into(), 1));
+        let stays = first.is_ascii_alphanumeric() || b"-._~!*():@".contains(&first) || (depth == 3 && first == b'/');
+        return stays.then_some((first.into(), 1));
     }
     if first == b'\\' {
         let bare = text.trim_start_matches('\\');
@@ -148,6 +151,8 @@ fn head_at(body: &[u8], at: usize, media: Media) -> Option<Url> {
                 && let Some((slash, host)) = two_slashes(slashes_at)
             {
                 let scheme = scheme.len();
+                let is_quoted = slash == "/" && colon.eq_ignore_ascii_case("%3A");
+                let slash = if is_quoted { slash + &colon[2..] } else { slash };
                 return Some(Url { start: at, scheme, slash, host: host..host, replaced_end: 0, end: 0 });
             }
         }
@@ -173,7 +178,7 @@ fn character_before(body: &[u8], at: usize, depth: usize) -> Option<(Option<char
         let reference = |start| text.strip_prefix(start).and_then(|rest: &str| rest.strip_suffix(';'));
         let named =
             text.strip_prefix('&').filter(|rest| rest.find(';') == Some(rest.len() - 1)).and_then(reference_name);
-        let percent = ["", "%", "%25"][depth];
+        let percent = ["", "%", "%25", "%"][depth];
         let escaped = match text {
             r"\n" | r"\r" | r"\t" => Some('\n'.into()),
             _ if named.is_some() => Some(match named {
@@ -232,7 +237,7 @@ fn authority(body: &[u8], mut url: Url) -> Option<Url> {
     }
     url.end = end;
     let complete = match character(body, end, depth) {
-        None => depth == 0 || !starts_with(body, end, if depth == 1 { "%" } else { "%25" }),
+        None => depth == 0 || !starts_with(body, end, if depth == 2 { "%25" } else { "%" }),
         Some(('/' | '?' | '#', _)) => {
             url.replaced_end = end;
             true
@@ -341,7 +346,7 @@ fn is_letter(body: &[u8], at: usize, depth: usize) -> bool {
     let rest = &body[at..];
     let text: String = rest.iter().take(16).map(|byte| char::from(*byte)).collect();
     if depth > 0 {
-        let digits = text.strip_prefix(["", "%", "%25"][depth]).and_then(|text| text.get(..2));
+        let digits = text.strip_prefix(["", "%", "%25", "%"][depth]).and_then(|text| text.get(..2));
         return digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()).is_some_and(|byte| byte >= 128);
     }
     let bare = text.trim_start_matches('\\');
@@ -368,8 +373,9 @@ fn is_letter(body: &[u8], at: usize, depth: usize) -> bool {
 }
 
 fn written(text: &str, url: &Url, ampersand: &str) -> String {
-    let upper = url.slash.ends_with('F');
+    let upper = url.slash.ends_with(['F', 'A']);
     let one = |char: char| match char {
+        '/' if depth(&url.slash) == 3 => char.into(),
         char if depth(&url.slash) > 0 && !(char.is_ascii_alphanumeric() || "-._~".contains(char)) => {
             let code = if upper { format!("{:02X}", char as u32) } else { format!("{:02x}", char as u32) };
             format!("{}{code}", if depth(&url.slash) == 2 { "%25" } else { "%" })
@@ -389,15 +395,19 @@ fn claims(host: &str) -> Vec<usize> {
         set["rules"].as_array().unwrap().iter().map(from).collect()
     });
     let holds = |from: &String| match from.strip_prefix('*') {
-        Some(end) => host.len() > end.len() && host.ends_with(end) && host != end,
+        Some(end) => host.is_ascii() && host.len() > end.len() && host.ends_with(end) && host != end,
         None => host == from,
     };
     (0..FROM.len()).filter(|place| FROM[*place].iter().any(holds)).collect()
 }
 
-/// Where another URL begins in a path.
-fn nested(path: &str) -> Option<usize> {
-    (1..path.len()).find(|at| head_at(path.as_bytes(), *at, Media::Other).is_some())
+/// Where another URL begins in a path; its slashes may come behind it.
+fn nested(path: &str, behind: &[u8]) -> Option<usize> {
+    let whole = (1..path.len()).find(|at| head_at(path.as_bytes(), *at, Media::Other).is_some());
+    let behind = behind.strip_prefix(b":").unwrap_or(behind);
+    let bare = colons().iter().find_map(|colon| path.strip_suffix(colon)).unwrap_or(path).to_ascii_lowercase();
+    let scheme = ["https", "http"].iter().find_map(|scheme| bare.strip_suffix(scheme));
+    whole.or(scheme.filter(|_| behind.first().is_some_and(|byte| b"/\\&%".contains(byte))).map(str::len))
 }
 
 /// What stands for the rules and the reports in the oracle: lists that are gone through.
@@ -413,9 +423,13 @@ impl Oracle<'_> {
         // Place, how much of the body goes, and what comes instead.
         let mut edits: Vec<(usize, usize, Vec<u8>)> = Vec::new();
         let mut at = 0;
-        while at < body.len() {
+        let whole = body;
+        while at < whole.len() {
             let is_dropped =
                 |(start, end, text): &(usize, usize, Vec<u8>)| text.is_empty() && (*start..*end).contains(&at);
+            // What comes into a URL around it ends a URL.
+            let inserts = edits.iter().filter(|(start, end, _)| start == end && *start > at).map(|(start, ..)| *start);
+            let body = &whole[..inserts.min().unwrap_or(whole.len())];
             let Some(url) = url_at(body, at, self.media).filter(|_| !edits.iter().any(is_dropped)) else {
                 at += 1;
                 continue;
@@ -471,15 +485,15 @@ impl Oracle<'_> {
             self.replace(rule, url, edits);
             return Some(url.end);
         };
+        let inner = nested(&rest.path, &body[rest.end..]);
+        let path = &rest.path[..inner.unwrap_or(rest.path.len())];
+        let own = ["&", "%26", "%2526"].iter().fold(path, |path, end| path.split(end).next().unwrap());
         if let Fate::ByUrl(percent) = fates[place]
-            && !percent.holds(bucket(
-                &rule.name,
-                &format!("{host}{}", &rest.path[..nested(&rest.path).unwrap_or(rest.path.len())]),
-            ))
+            && !percent.holds(bucket(&rule.name, &format!("{host}{own}")))
         {
             return None;
         }
-        if rule.sign.is_some() && (rest.goes_on || nested(&rest.path).is_some()) {
+        if rule.sign.is_some() && (rest.goes_on || inner.is_some()) {
             return None;
         }
         self.replace(rule, url, edits);
@@ -773,6 +787,10 @@ fn piece() -> impl Strategy<Value = Vec<u8>> {
             "/r/https://s.example.org/a.jpg",
             "/r/https%3A%2F%2Fh.example.org%2Fa.jpg",
             "/r(//h.example.org/a.jpg",
+            "%2Fa.jpghttp%3A//img10.360buyimg.com/a",
+            "%2Fa.jpghttp://img10.360buyimg.com/a",
+            "%2Fa.jpghttps%253A//img10.360buyimg.com/a",
+            "&#x2F;ahttp:\\/\\/img10.360buyimg.com/a",
             "/?u=https%3A%2F%2Fs.example.org%2Fa%28)b",
             "%28",
             "%2528)",
@@ -1005,9 +1023,9 @@ fn hmac(path: &str) -> String {
 fn each_of_these_becomes_what_it_must_at_any_cut() {
     let long_user = format!("https://img10.360buyimg.com!{}@evil.example/", "x".repeat(400));
     let signed = format!("https://signed.example.com/s.png?{}", hmac("/s.png"));
-    let inner = hmac("/a()b").replace('=', "%3D").replace('&', "%26");
+    let inner = hmac("/a(").replace('=', "%3D").replace('&', "%26");
     let nested =
-        format!("https://signed.example.com/?u=https%3A%2F%2Fsigned.example.com%2Fa%28&{})b%3F{inner}", hmac("/"));
+        format!("https://signed.example.com/?u=https%3A%2F%2Fsigned.example.com%2Fa%28%3F{inner}&{})b", hmac("/"));
     let xml = signed.replace('&', "&amp;");
     let cases: &[(Option<Context>, Media, &str, &str)] = &[
         // A colon that went out with the URL before.
@@ -1045,7 +1063,7 @@ fn each_of_these_becomes_what_it_must_at_any_cut() {
         (None, Media::Other, r"x\t\/\/img10.360buyimg.com\/a", r"x\t\/\/new.example.com\/a"),
         (None, Media::Other, r"<img\nsrc=//img10.360buyimg.com/a", r"<img\nsrc=//new.example.com/a"),
         (None, Media::Other, r"\u3002//img10.360buyimg.com/a", r"\u3002//new.example.com/a"),
-        // The inner URL ends behind the outer.
+        // The inner URL ends where the outer does.
         (None, Media::Other, "https://s.example.org/?u=https%3A%2F%2Fs.example.org%2Fa%28)b", &nested),
         // What ends a URL.
         (None, Media::Other, "&ldquo;https://s.example.org/s.png&rdquo;", &format!("&ldquo;{signed}&rdquo;")),
@@ -1064,6 +1082,17 @@ fn each_of_these_becomes_what_it_must_at_any_cut() {
             "https://s.example.org/r/https%3A%2F%2Fimg10.360buyimg.com%2Fa.jpg",
             "https://s.example.org/r/https%3A%2F%2Fnew.example.com%2Fa.jpg",
         ),
+        // Percent-encoded but for its slashes.
+        (
+            None,
+            Media::Other,
+            "u=https%3A//s.example.org/s.png&v=1",
+            &format!(
+                "u=https%3A//{}&v=1",
+                signed.replace("https://", "").replace('?', "%3F").replace('=', "%3D").replace('&', "%26")
+            ),
+        ),
+        (Some(Context::Avatar), Media::Other, "https%3a//a.many.example/x", "https%3a//below.example.com%3a8443/x"),
         // An old signature.
         (None, Media::Other, "https://s.example.org/s.png?signature=a&expires=1", &signed),
         (

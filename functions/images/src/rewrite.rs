@@ -175,6 +175,12 @@ impl Edit<'_> {
         self.copied = self.copied.max(end);
     }
 
+    /// The input up to where the next text comes in behind a place.
+    fn until_insert(&self, at: usize) -> Option<&[u8]> {
+        let next = self.inserts.iter().rfind(|insert| insert.at > at && insert.until == insert.at)?;
+        self.input.get(..next.at)
+    }
+
     /// Whether what stands at a place goes.
     fn drops(&self, at: usize) -> bool {
         at < self.copied || self.inserts.iter().any(|insert| (insert.at..insert.until).contains(&at))
@@ -278,9 +284,11 @@ impl Rewriter {
             if head.start < settled || edit.drops(head.start) {
                 continue;
             }
-            let Ok(authority) = authority(input, &head, last) else { return head.start };
+            // What comes into a URL around it ends it, as it will when it is seen again.
+            let (seen, last) = edit.until_insert(head.start).map_or((input, last), |seen| (seen, true));
+            let Ok(authority) = authority(seen, &head, last) else { return head.start };
             let Some(authority) = authority else { continue };
-            let Ok(verdict) = self.judge(input, &head, authority, last) else { return head.start };
+            let Ok(verdict) = self.judge(seen, &head, authority, last) else { return head.start };
             match verdict {
                 // What looks like its host may be the scheme of another.
                 Verdict::Leave => {}
@@ -377,6 +385,11 @@ impl Rewriter {
                 _ => return None,
             };
             let start = colon - scheme;
+            let style = match input.get(colon..first) {
+                Some(b"%3A") if style == Style::Plain => Style::Quoted(true),
+                Some(b"%3a") if style == Style::Plain => Style::Quoted(false),
+                _ => style,
+            };
             return Some(Head { start, scheme, style, host });
         }
         self.may_begin(input, first, style).then_some(Head { start: first, scheme: 0, style, host })
@@ -451,10 +464,11 @@ impl Rewriter {
             return Ok(Verdict::Remove { end: rest.end });
         }
         let Some((place, rule, fate)) = rule else { return Ok(Verdict::Leave) };
-        // What it becomes itself must not decide about the URL around it.
-        let inner = if plain.is_none() { nested(path) } else { None };
+        // What a URL in it becomes, or the signature of one around it, must not decide.
+        let behind = input.get(rest.end..).unwrap_or_default();
+        let inner = if plain.is_none() { nested(path).or_else(|| scheme_at_end(path, behind)) } else { None };
         if let Fate::ByUrl(percent) = fate
-            && !falls_within(percent, &rule.name, host, inner.and_then(|at| path.get(..at)).unwrap_or(path))
+            && !falls_within(percent, &rule.name, host, own_path(path, inner))
         {
             return Ok(Verdict::Leave);
         }
@@ -506,10 +520,9 @@ fn nested(path: &[u8]) -> Option<usize> {
         let Some((style, second)) = slash_before(path, from) else { continue };
         let Some((_, first)) = slash_before(path, second).filter(|(other, _)| other.matches(style)) else { continue };
         if let Some(colon) = colon_before(path, first) {
-            let before = path.get(..colon).unwrap_or_default().to_ascii_lowercase();
-            match [&b"https"[..], b"http"].into_iter().find(|scheme| before.ends_with(scheme)) {
-                Some(scheme) => return Some(colon - scheme.len()),
+            match before_scheme(path.get(..colon).unwrap_or_default()) {
                 None => continue,
+                found => return found,
             }
         }
         let before = Before { context: &[], input: path, at: first }.character(0, style.depth());
@@ -518,6 +531,29 @@ fn nested(path: &[u8]) -> Option<usize> {
         }
     }
     None
+}
+
+/// A path as far as it is a URL's own: up to another URL or an `&`.
+fn own_path(path: &[u8], nested: Option<usize>) -> &[u8] {
+    let path = nested.and_then(|at| path.get(..at)).unwrap_or(path);
+    let ends = [&b"&"[..], b"%26", b"%2526"].map(|end| memchr::memmem::find(path, end));
+    ends.into_iter().flatten().min().and_then(|at| path.get(..at)).unwrap_or(path)
+}
+
+/// Where the scheme of another URL begins whose slashes, in another escaping, are behind a URL that ends with its path.
+fn scheme_at_end(path: &[u8], behind: &[u8]) -> Option<usize> {
+    let is_slash = matches!(behind.strip_prefix(b":").unwrap_or(behind), [b'/' | b'\\' | b'&' | b'%', ..]);
+    let bare = colon_before(path, path.len()).and_then(|colon| path.get(..colon)).unwrap_or(path);
+    if is_slash { before_scheme(bare) } else { None }
+}
+
+/// Where the scheme begins that the bytes end with.
+fn before_scheme(bytes: &[u8]) -> Option<usize> {
+    let ends = |scheme: &[u8]| {
+        let start = bytes.len().checked_sub(scheme.len())?;
+        bytes.get(start..)?.eq_ignore_ascii_case(scheme).then_some(start)
+    };
+    ends(b"https").or_else(|| ends(b"http"))
 }
 
 /// The parameters of these names in the query from its `?` to `end`, as they stand in the body, each with the `&` behind.

@@ -291,7 +291,8 @@ impl Rules {
     /// Calls `each` with every rule that claims this lower-case host, in whatever context.
     pub(crate) fn claims(&self, host: &[u8], mut each: impl FnMut(usize)) {
         self.hosts.of(host).iter().for_each(|place| each(*place));
-        if self.suffixes.0.is_empty() {
+        // A name beyond ASCII is `xn--…` in a URL (RFC 3986, section 3.2.2).
+        if self.suffixes.0.is_empty() || !host.is_ascii() {
             return;
         }
         for (place, _) in
