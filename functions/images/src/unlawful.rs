@@ -61,7 +61,7 @@ impl Unlawful {
     /// A key's word and bit.
     fn place(&self, key: u64) -> (usize, u64) {
         // The upper half is enough for all bits that there may be.
-        let place = (key >> 32) * (self.filter.len() as u64 * 64) >> 32;
+        let place = ((key >> 32) * (self.filter.len() as u64 * 64)) >> 32;
         (usize::try_from(place / 64).unwrap_or_default(), 1 << (place % 64))
     }
 
