@@ -12,6 +12,7 @@ use shared::{
     config::{Lazy, misconfigured, variable},
     db::{self, Db},
     gateway::Gateways,
+    http::is_origin,
     outbox,
     problem::{Fault, Kind, Problem},
 };
@@ -94,14 +95,10 @@ pub(crate) async fn origins() -> Result<&'static Vec<String>, Problem> {
                 let name = format!("images_origin_{number}");
                 let value = variable(&name).await?.trim().to_ascii_lowercase();
                 let origin = value.strip_suffix('/').unwrap_or(&value);
-                let authority = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
-                let fits = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);
-                match authority {
-                    _ if origin.is_empty() => {}
-                    Some(authority) if !authority.is_empty() && authority.bytes().all(fits) => {
-                        origins.push(origin.to_owned());
-                    }
-                    _ => faults.push(Fault::at(format!("/variables/{name}"), "must be an origin, https://host[:port]")),
+                if is_origin(origin) {
+                    origins.push(origin.to_owned());
+                } else if !origin.is_empty() {
+                    faults.push(Fault::at(format!("/variables/{name}"), "must be an origin, https://host[:port]"));
                 }
             }
             if faults.is_empty() { Ok(origins) } else { Err(misconfigured(faults)) }

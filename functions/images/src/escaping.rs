@@ -13,16 +13,34 @@ pub(crate) enum Style {
     Unicode(usize, bool),
     /// `%2F`, or `%252F` at depth 2.
     Percent(usize, bool),
+    /// `/` in a URL that is percent-encoded but for its slashes, as Python's `quote` leaves them, and whether digits are
+    /// upper case.
+    Quoted(bool),
     /// `&#x2F;`, and whether the `x` and the digit are upper case.
     Hexadecimal(bool, bool),
     /// `&#47;`.
     Decimal,
 }
 
+/// The depth of percent-encoding, once, in which a slash stands for itself.
+const QUOTED: usize = 3;
+
 /// The most backslashes of one escape: JSON within JSON has three.
 const BACKSLASHES_MAX: usize = 3;
 
 impl Style {
+    /// One of each family.
+    pub(crate) const EACH: [Self; 8] = [
+        Self::Plain,
+        Self::Quoted(true),
+        Self::Backslash(1),
+        Self::Unicode(1, true),
+        Self::Percent(1, true),
+        Self::Percent(2, true),
+        Self::Hexadecimal(false, true),
+        Self::Decimal,
+    ];
+
     /// Whether both are of one family, whatever their digits' case.
     pub(crate) fn matches(self, other: Self) -> bool {
         match (self, other) {
@@ -34,7 +52,11 @@ impl Style {
 
     /// The depth of percent-encoding.
     pub(crate) fn depth(self) -> usize {
-        if let Self::Percent(depth, _) = self { depth } else { 0 }
+        match self {
+            Self::Percent(depth, _) => depth,
+            Self::Quoted(_) => QUOTED,
+            _ => 0,
+        }
     }
 
     /// How `&` is written where the URL itself shows no other way.
@@ -42,7 +64,7 @@ impl Style {
         match self {
             Self::Unicode(backslashes, _) => Ampersand::Unicode(backslashes),
             Self::Hexadecimal(..) | Self::Decimal => Ampersand::Entity,
-            Self::Plain | Self::Backslash(_) | Self::Percent(..) => Ampersand::Raw,
+            Self::Plain | Self::Backslash(_) | Self::Percent(..) | Self::Quoted(_) => Ampersand::Raw,
         }
     }
 
@@ -50,8 +72,9 @@ impl Style {
     pub(crate) fn write(self, text: &[u8], ampersand: Ampersand, out: &mut Vec<u8>) {
         for &byte in text {
             match (self, byte) {
-                (Self::Percent(depth, upper), byte) if !is_unreserved(byte) => {
-                    out.extend_from_slice(if depth == 2 { b"%25" } else { b"%" });
+                (Self::Quoted(_), b'/') => out.push(byte),
+                (Self::Percent(_, upper) | Self::Quoted(upper), byte) if !is_unreserved(byte) => {
+                    out.extend_from_slice(percent_sign(self.depth()));
                     out.extend([digit(byte >> 4, upper), digit(byte & 15, upper)]);
                 }
                 (Self::Backslash(count), b'/') => {
@@ -223,7 +246,7 @@ fn raw(rest: &[u8]) -> Token {
                 [] => Token::More,
                 [b'/', ..] => Token::Char(b'/', count + 1),
                 [b'u', digits @ ..] => match hexadecimal(digits, 4) {
-                    Digits::Value(value) => ascii(value, count + 5),
+                    Digits::Value(value, _) => ascii(value, count + 5),
                     Digits::More => Token::More,
                     Digits::None => Token::End,
                 },
@@ -246,47 +269,104 @@ fn ascii(value: u32, length: usize) -> Token {
 /// The most digits of a numeric character reference that is read.
 const REFERENCE_DIGITS: usize = 6;
 
+/// The letters of a named character reference, such as `&ldquo;`: one alone is rather a query's `&a;`.
+const REFERENCE_NAME: std::ops::RangeInclusive<usize> = 2..=32;
+
+/// The most bytes of a character reference.
+pub(crate) const REFERENCE_MAX: usize = 34;
+
 fn entity(rest: &[u8]) -> Token {
+    match numeric(rest) {
+        Some(Digits::Value(value, length)) => ascii(value, length),
+        Some(Digits::More) => Token::More,
+        Some(Digits::None) => Token::Char(b'&', 1),
+        None => named(rest),
+    }
+}
+
+/// The character of a reference such as `&#47;`; `None` if it has no number.
+fn numeric(rest: &[u8]) -> Option<Digits> {
     let (digits, radix, head) = match rest {
         [b'&', b'#', b'x' | b'X', digits @ ..] => (digits, 16, 3),
         [b'&', b'#', digits @ ..] => (digits, 10, 2),
-        _ => return named(rest),
+        _ => return None,
     };
     let count = digits.iter().take(REFERENCE_DIGITS + 1).take_while(|byte| char::from(**byte).is_digit(radix)).count();
-    match digits.get(count) {
+    Some(match digits.get(count) {
         Some(b';') if (1..=REFERENCE_DIGITS).contains(&count) => {
             let value = digits
                 .iter()
                 .take(count)
                 .fold(0, |value, byte| value * radix + char::from(*byte).to_digit(radix).unwrap_or_default());
-            ascii(value, head + count + 1)
+            Digits::Value(value, head + count + 1)
         }
-        None if count <= REFERENCE_DIGITS => Token::More,
+        None if count <= REFERENCE_DIGITS => Digits::More,
+        _ => Digits::None,
+    })
+}
+
+/// What has a name is nothing that a URL holds, but for `&amp;`.
+fn named(rest: &[u8]) -> Token {
+    if rest.starts_with(b"&amp;") {
+        return Token::Char(b'&', 5);
+    }
+    let name = rest.get(1..).unwrap_or_default();
+    let length = name.iter().take(REFERENCE_NAME.end() + 1).take_while(|byte| byte.is_ascii_alphanumeric()).count();
+    let is_name = name.first().is_none_or(u8::is_ascii_alphabetic);
+    match name.get(length) {
+        Some(b';') if is_name && REFERENCE_NAME.contains(&length) => Token::End,
+        None if is_name && length <= *REFERENCE_NAME.end() => Token::More,
         _ => Token::Char(b'&', 1),
     }
 }
 
-fn named(rest: &[u8]) -> Token {
-    for (name, token) in [
-        (&b"&amp;"[..], Token::Char(b'&', 5)),
-        (b"&quot;", Token::End),
-        (b"&apos;", Token::End),
-        (b"&nbsp;", Token::End),
-        (b"&lt;", Token::End),
-        (b"&gt;", Token::End),
-    ] {
-        if rest.starts_with(name) {
-            return token;
-        }
-        if name.starts_with(rest) {
-            return Token::More;
-        }
+/// Whether what ends a URL at `at` is a letter beyond ASCII, in whatever escaping; `None` if more bytes must come to
+/// tell. Bytes that are no UTF-8 are taken for letters.
+pub(crate) fn is_letter(bytes: &[u8], at: usize, depth: usize, last: bool) -> Option<bool> {
+    let rest = bytes.get(at..).unwrap_or_default();
+    let of_code = |code: u32| code >= 128 && char::from_u32(code).is_none_or(char::is_alphanumeric);
+    if depth > 0 {
+        return Some(match rest.strip_prefix(percent_sign(depth)).map(|digits| hexadecimal(digits, 2)) {
+            Some(Digits::Value(value, _)) => value >= 128,
+            _ => false,
+        });
     }
-    Token::Char(b'&', 1)
+    match rest {
+        [b'\\', ..] => {
+            let count = rest.iter().take_while(|byte| **byte == b'\\').count();
+            match rest.get(count..).unwrap_or_default() {
+                [b'u', digits @ ..] if count <= BACKSLASHES_MAX => match hexadecimal(digits, 4) {
+                    Digits::Value(value, _) => Some(of_code(value)),
+                    Digits::More | Digits::None => Some(false),
+                },
+                _ => Some(false),
+            }
+        }
+        [b'&', ..] => match numeric(rest) {
+            Some(Digits::Value(value, _)) => Some(of_code(value)),
+            _ => Some(false),
+        },
+        [byte @ 128..=255, ..] => {
+            let length = match byte {
+                0xC0..0xE0 => 2,
+                0xE0..0xF0 => 3,
+                0xF0..=0xFF => 4,
+                _ => 1,
+            };
+            match rest.get(..length) {
+                Some(char) => {
+                    Some(std::str::from_utf8(char).map_or(true, |text| text.chars().all(char::is_alphanumeric)))
+                }
+                None => last.then_some(true),
+            }
+        }
+        _ => Some(false),
+    }
 }
 
 enum Digits {
-    Value(u32),
+    /// With the bytes that it takes.
+    Value(u32, usize),
     None,
     More,
 }
@@ -300,15 +380,20 @@ fn hexadecimal(digits: &[u8], count: usize) -> Digits {
             None => return Digits::More,
         }
     }
-    Digits::Value(value)
+    Digits::Value(value, count)
+}
+
+/// What a byte's escape begins with at this depth.
+pub(crate) const fn percent_sign(depth: usize) -> &'static [u8] {
+    if depth == 2 { b"%25" } else { b"%" }
 }
 
 fn percent(rest: &[u8], depth: usize) -> Token {
-    let escape: &[u8] = if depth == 2 { b"%25" } else { b"%" };
+    let escape = percent_sign(depth);
     match rest {
         [b'%', ..] if escape.starts_with(rest) => Token::More,
         [b'%', ..] => match rest.strip_prefix(escape).map(|digits| hexadecimal(digits, 2)) {
-            Some(Digits::Value(value)) => ascii(value, escape.len() + 2),
+            Some(Digits::Value(value, _)) => ascii(value, escape.len() + 2),
             Some(Digits::More) => Token::More,
             Some(Digits::None) | None => Token::End,
         },
@@ -316,6 +401,7 @@ fn percent(rest: &[u8], depth: usize) -> Token {
         [byte, ..] if is_unreserved(*byte) || matches!(byte, b'!' | b'*' | b'(' | b')' | b':' | b'@') => {
             Token::Char(*byte, 1)
         }
+        [b'/', ..] if depth == QUOTED => Token::Char(b'/', 1),
         _ => Token::End,
     }
 }

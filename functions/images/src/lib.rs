@@ -1,13 +1,14 @@
 //! Rewrites image URLs from retired domains to new ones inside any body, and takes unlawful images out of it.
 //!
 //! Here stand the two triggers, nothing else. The way of a body: [`finder`] and [`scan`] find where a URL may be,
-//! [`escaping`] knows how its characters are written, [`rules`] and [`unlawful`] what becomes of it, [`sign`] signs it, and
+//! [`escaping`] knows how its characters are written, [`media`] what stands around it, [`rules`] and [`unlawful`] what becomes of it, [`sign`] signs it, and
 //! [`rewrite`] joins them for bytes as they come. [`routes`] is HTTP, [`redis`] the Redis trigger.
 
 mod config;
 mod escaping;
 mod finder;
 mod lanes;
+mod media;
 #[cfg(test)]
 mod oracle;
 mod outcome;

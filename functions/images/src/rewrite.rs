@@ -4,18 +4,21 @@
 //! of a body; what it has not changed goes out in the piece that it came in. Where a URL begins and what its host is
 //! are told by docs/images.md, and once more, slowly, by the oracle of the tests.
 
-use std::sync::Arc;
+use std::{cmp::Reverse, ops::Range, sync::Arc};
 
 use bytes::Bytes;
 use shared::rollout::{Percent, bucket};
 
 use crate::{
-    escaping::{Ampersand, Style, Token, colon_before, is_url, slash_before, token},
+    escaping::{
+        Ampersand, REFERENCE_MAX, Style, Token, colon_before, is_letter, is_url, percent_sign, slash_before, token,
+    },
     finder::Finder,
-    lanes::{append, host_run, host_run_back, is_host, path_run},
-    rules::{Caller, Fate, HOST_MAX, Rules},
+    lanes::{append, has_upper, host_run, host_run_back, is_host, path_run},
+    media::Media,
+    rules::{Caller, Fate, HOST_MAX, Rule, Rules},
     scan,
-    unlawful::Unlawful,
+    unlawful::{Unlawful, hash},
 };
 
 /// The most bytes, as they stand in the body, of a URL behind its host that is looked at as a whole.
@@ -24,13 +27,14 @@ pub(crate) const URL_MAX: usize = 4_096;
 /// The most bytes from a scheme to the last of its slashes: `https\\\u003A\\\u002F\\\u002F`.
 const HEAD_MAX: usize = 5 + 3 * 8;
 
-/// So much is known of what stood before: an escaped character, an equals sign and an attribute's name.
-const CONTEXT: usize = NAME_MAX + 16;
+/// So much is known of what stood before: an escaped character, an attribute's name and an equals sign.
+const CONTEXT: usize = REFERENCE_MAX + NAME_MAX + REFERENCE_MAX;
 
 /// The longest name of an attribute or field whose value may begin with a URL that has no scheme.
 const NAME_MAX: usize = 64;
 
-/// How far a bare host is followed to see whether it is the user's name before an `@`.
+/// How far a bare host is followed to see whether it is the user's name before an `@`. One that goes on for longer is
+/// taken for such a name.
 const USER_MAX: usize = 256;
 
 /// What was done to a body.
@@ -48,12 +52,26 @@ pub(crate) fn finder(rules: &Rules, unlawful: &Unlawful) -> Option<Finder> {
     Finder::new(rules.patterns().map(str::as_bytes).chain(unlawful.hosts()))
 }
 
+/// The rule that rewrites a URL in `text` for somebody, in whatever escaping it is written.
+pub(crate) fn rewriter_of<'a>(rules: &'a Arc<Rules>, text: &str) -> Option<&'a Rule> {
+    let finds = |style: Style| {
+        let mut written = Vec::new();
+        style.write(text.as_bytes(), style.ampersand(), &mut written);
+        let mut rewriter = Rewriter::new(rules.clone(), Arc::default(), Arc::new(None), &Caller::default(), 0);
+        rewriter.fates.fill(Fate::In);
+        let (_, counts) = rewriter.whole(written.into());
+        rules.rules.iter().zip(counts.rewritten).find(|(_, count)| *count > 0).map(|(rule, _)| rule)
+    };
+    Style::EACH.into_iter().find_map(finds)
+}
+
 /// Rewrites one body.
 pub(crate) struct Rewriter {
     rules: Arc<Rules>,
     unlawful: Arc<Unlawful>,
     finder: Arc<Option<Finder>>,
     fates: Vec<Fate>,
+    media: Media,
     now_s: i64,
     /// Came in and is not decided.
     held: Vec<u8>,
@@ -61,6 +79,8 @@ pub(crate) struct Rewriter {
     context: Vec<u8>,
     /// What is to be inserted into what is held.
     inserts: Vec<Insert>,
+    /// So much of what is held is to go.
+    dropped: usize,
     counts: Counts,
     scratch: Scratch,
 }
@@ -102,6 +122,8 @@ struct Authority {
 #[derive(Clone, Copy)]
 struct Rest {
     end: usize,
+    /// Where reading has ended: behind a sentence's marks, too.
+    stop: usize,
     /// Where a query's end is.
     insert: usize,
     query: Option<usize>,
@@ -111,13 +133,15 @@ struct Rest {
 /// What a URL becomes.
 enum Verdict {
     Leave,
-    Rewrite { rule: usize, insert: Option<Insert> },
+    Rewrite { rule: usize, inserts: Vec<Insert> },
     Remove { end: usize },
 }
 
-/// Text that comes into the body at a place.
+/// Text that comes into the body at a place, instead of what stands there.
 struct Insert {
     at: usize,
+    /// Where that ends: at the place itself, if nothing goes.
+    until: usize,
     text: Vec<u8>,
 }
 
@@ -145,10 +169,21 @@ impl Edit<'_> {
             append(&mut self.out, self.input.get(self.copied..insert.at).unwrap_or_default());
             self.out.extend_from_slice(&insert.text);
             // Never back: what was replaced may have reached beyond.
-            self.copied = self.copied.max(insert.at);
+            self.copied = self.copied.max(insert.until);
         }
         append(&mut self.out, self.input.get(self.copied..end).unwrap_or_default());
         self.copied = self.copied.max(end);
+    }
+
+    /// The input up to where the next text comes in behind a place.
+    fn until_insert(&self, at: usize) -> Option<&[u8]> {
+        let next = self.inserts.iter().rfind(|insert| insert.at > at && insert.until == insert.at)?;
+        self.input.get(..next.at)
+    }
+
+    /// Whether what stands at a place goes.
+    fn drops(&self, at: usize) -> bool {
+        at < self.copied || self.inserts.iter().any(|insert| (insert.at..insert.until).contains(&at))
     }
 
     /// Passes over the input up to `end`.
@@ -173,13 +208,20 @@ impl Rewriter {
             unlawful,
             finder,
             fates,
+            media: Media::Other,
             now_s,
             held: Vec::new(),
             context: Vec::new(),
             inserts: Vec::new(),
+            dropped: 0,
             counts,
             scratch: Scratch::default(),
         }
+    }
+
+    /// For a body of this type.
+    pub(crate) fn of(self, media: Media) -> Self {
+        Self { media, ..self }
     }
 
     /// What was done so far.
@@ -187,10 +229,10 @@ impl Rewriter {
         &self.counts
     }
 
-    /// How much it holds back.
+    /// How many bytes it holds back, and what is to be inserted into them.
     #[cfg(test)]
-    pub(crate) fn held_bytes(&self) -> usize {
-        self.held.len()
+    pub(crate) fn held(&self) -> (usize, usize) {
+        (self.held.len(), self.inserts.len())
     }
 
     /// A whole body at once.
@@ -210,15 +252,18 @@ impl Rewriter {
             joined.extend_from_slice(&piece);
             joined.into()
         };
-        let mut edit = Edit { input: &input, out: Vec::new(), copied: 0, inserts: std::mem::take(&mut self.inserts) };
+        let (copied, inserts) = (std::mem::take(&mut self.dropped), std::mem::take(&mut self.inserts));
+        let mut edit = Edit { input: &input, out: Vec::new(), copied, inserts };
         let hold = self.edit(&mut edit, last);
         let out = if edit.is_unchanged() {
             input.slice(..hold)
         } else {
             edit.copy_to(hold);
             for insert in &mut edit.inserts {
-                insert.at -= hold;
+                insert.at = insert.at.saturating_sub(hold);
+                insert.until = insert.until.saturating_sub(hold);
             }
+            self.dropped = edit.copied.saturating_sub(hold);
             self.inserts = edit.inserts;
             edit.out.into()
         };
@@ -236,12 +281,14 @@ impl Rewriter {
         while let Some((head, after)) = self.next_head(input, from) {
             from = after;
             // The scheme went with the URL before, or is a part of its host.
-            if head.start < settled {
+            if head.start < settled || edit.drops(head.start) {
                 continue;
             }
-            let Ok(authority) = authority(input, &head, last) else { return head.start };
+            // What comes into a URL around it ends it, as it will when it is seen again.
+            let (seen, last) = edit.until_insert(head.start).map_or((input, last), |seen| (seen, true));
+            let Ok(authority) = authority(seen, &head, last) else { return head.start };
             let Some(authority) = authority else { continue };
-            let Ok(verdict) = self.judge(input, &head, authority, last) else { return head.start };
+            let Ok(verdict) = self.judge(seen, &head, authority, last) else { return head.start };
             match verdict {
                 // What looks like its host may be the scheme of another.
                 Verdict::Leave => {}
@@ -253,7 +300,7 @@ impl Rewriter {
                     self.counts.removed += 1;
                     (from, settled) = (end, end);
                 }
-                Verdict::Rewrite { rule: place, insert } => {
+                Verdict::Rewrite { rule: place, inserts } => {
                     let Some(rule) = self.rules.rules.get(place) else { continue };
                     (from, settled) = (authority.end, authority.end);
                     let name = input.get(head.start..head.start + head.scheme).unwrap_or_default();
@@ -268,9 +315,12 @@ impl Rewriter {
                     } else {
                         head.style.write(rule.to.as_bytes(), Ampersand::Raw, &mut edit.out);
                     }
-                    // A dot behind the host stays; a port was the old host's.
                     edit.skip_to(authority.replaced_end);
-                    edit.inserts.extend(insert);
+                    if !inserts.is_empty() {
+                        edit.inserts.extend(inserts);
+                        // A URL may end behind one that it stands in. Of two at one place the inner one comes first.
+                        edit.inserts.sort_by_key(|insert| Reverse(insert.at));
+                    }
                     if let Some(count) = self.counts.rewritten.get_mut(place) {
                         *count += 1;
                     }
@@ -335,6 +385,11 @@ impl Rewriter {
                 _ => return None,
             };
             let start = colon - scheme;
+            let style = match input.get(colon..first) {
+                Some(b"%3A") if style == Style::Plain => Style::Quoted(true),
+                Some(b"%3a") if style == Style::Plain => Style::Quoted(false),
+                _ => style,
+            };
             return Some(Head { start, scheme, style, host });
         }
         self.may_begin(input, first, style).then_some(Head { start: first, scheme: 0, style, host })
@@ -343,81 +398,104 @@ impl Rewriter {
     /// Whether a URL without a scheme may begin at `start`, and is not a part of another URL.
     fn may_begin(&self, input: &[u8], start: usize, style: Style) -> bool {
         let before = Before { context: &self.context, input, at: start };
-        match before.character(style) {
+        match before.character(0, style.depth()) {
             None => true,
-            Some((b'=', 1)) => before.is_attribute(style),
+            Some((b'=', size)) if size == 1 || style.depth() == 0 => {
+                before.is_attribute(size, style.depth(), self.media)
+            }
             Some((byte, _)) => is_left_of_url(byte),
         }
     }
 
+    /// How `&` is written in a URL that shows no way of its own.
+    fn ampersand(&self, input: &[u8], head: &Head) -> Ampersand {
+        let is_xml = self.media == Media::Xml && matches!(head.style, Style::Plain | Style::Backslash(_));
+        let before = Before { context: &self.context, input, at: head.start };
+        if is_xml && !before.is(b"<![CDATA[") { Ampersand::Entity } else { head.style.ampersand() }
+    }
+
     /// What becomes of a URL.
     fn judge(&mut self, input: &[u8], head: &Head, authority: Authority, last: bool) -> Result<Verdict, More> {
+        let ampersand = self.ampersand(input, head);
         let Self { rules, unlawful, fates, scratch, now_s, .. } = self;
         let host = input.get(head.host..authority.host_end).unwrap_or_default();
         let Scratch { host: lower, path, query, key, claims } = scratch;
-        claims.clear();
-        rules.claims(host, |place| claims.push(place));
-        // One that is claimed as it stands is lower case.
-        let host = if claims.is_empty() && host.iter().any(u8::is_ascii_uppercase) {
+        let host = if has_upper(host) {
             lower.clear();
             lower.extend(host.iter().map(u8::to_ascii_lowercase));
-            rules.claims(lower, |place| claims.push(place));
             lower.as_slice()
         } else {
             host
         };
+        claims.clear();
+        rules.claims(host, |place| claims.push(place));
         let is_out = |place: &&usize| fates.get(**place).is_none_or(|fate| *fate == Fate::Out);
         let active = claims.iter().find(|place| !is_out(place)).copied();
-        let to_host = |place: &usize| rules.rules.get(*place).map(|rule| rule.to_host().as_bytes());
+        let to_hash = |place: &usize| rules.rules.get(*place).map(|rule| rule.to_hash);
+        let host_hash = if unlawful.is_empty() { 0 } else { hash(host) };
         let suspect = !unlawful.is_empty()
-            && (unlawful.has_host(host) || claims.iter().filter_map(to_host).any(|host| unlawful.has_host(host)));
+            && (unlawful.has_host(host_hash) || claims.iter().filter_map(to_hash).any(|host| unlawful.has_host(host)));
         let rule = active.and_then(|place| Some((place, rules.rules.get(place)?, *fates.get(place)?)));
         let by_url = rule.is_some_and(|(_, _, fate)| fate != Fate::In);
         let signed = rule.is_some_and(|(_, rule, _)| rule.sign.is_some());
         if !suspect && !by_url && !signed {
-            return Ok(active.map_or(Verdict::Leave, |rule| Verdict::Rewrite { rule, insert: None }));
+            return Ok(active.map_or(Verdict::Leave, |rule| Verdict::Rewrite { rule, inserts: Vec::new() }));
         }
-        let found = match plain_path(input, authority, head.style) {
-            Some(end) => {
-                path.clear();
-                query.clear();
-                append(path, input.get(authority.end..end).unwrap_or_default());
-                Some(Rest { end, insert: end, query: None, ampersand: Ampersand::Raw })
-            }
-            None => rest(input, authority, head.style, last, path, query)?,
+        let plain = plain_path(input, authority, head.style);
+        let found = match plain {
+            Some(end) => Some(Rest { end, stop: end, insert: end, query: None, ampersand }),
+            None => rest(input, authority, head.style.depth(), ampersand, last, path, query)?,
+        };
+        let (path, query): (&[u8], &[u8]) = match plain {
+            Some(end) => (input.get(authority.end..end).unwrap_or_default(), &[]),
+            None => (path, query),
         };
         let Some(rest) = found else {
             // Too long to be looked at: without what it needs to work, it had better stay.
             return Ok(match active {
-                Some(rule) if !by_url && !signed => Verdict::Rewrite { rule, insert: None },
+                Some(rule) if !by_url && !signed => Verdict::Rewrite { rule, inserts: Vec::new() },
                 _ => Verdict::Leave,
             });
         };
         if suspect
-            && (unlawful.holds(host, path, query, key)
-                || claims.iter().filter_map(to_host).any(|host| unlawful.holds(host, path, query, key)))
+            && (unlawful.holds(host_hash, path, query, key)
+                || claims.iter().filter_map(to_hash).any(|host| unlawful.holds(host, path, query, key)))
         {
             return Ok(Verdict::Remove { end: rest.end });
         }
         let Some((place, rule, fate)) = rule else { return Ok(Verdict::Leave) };
+        // What a URL in it becomes, or the signature of one around it, must not decide.
+        let behind = input.get(rest.end..).unwrap_or_default();
+        let inner = if plain.is_none() { nested(path).or_else(|| scheme_at_end(path, behind)) } else { None };
         if let Fate::ByUrl(percent) = fate
-            && !falls_within(percent, &rule.name, host, path)
+            && !falls_within(percent, &rule.name, host, own_path(path, inner))
         {
             return Ok(Verdict::Leave);
         }
-        let insert = rule.sign.as_ref().map(|signer| {
+        if signed && inner.is_some() {
+            return Ok(Verdict::Leave);
+        }
+        if signed && may_go_on(input, &rest, path, head.style.depth(), last)? {
+            return Ok(Verdict::Leave);
+        }
+        let mut inserts = Vec::new();
+        if let Some(signer) = &rule.sign {
+            let from = rest.query.filter(|_| !query.is_empty()).unwrap_or(rest.insert);
+            let old = parameters(input, from, rest.insert, head.style.depth(), signer.names());
+            let is_last_old = old.last().is_some_and(|old| old.end == rest.insert);
+            inserts.extend(old.into_iter().map(|old| Insert { at: old.start, until: old.end, text: Vec::new() }));
             let parameters = signer.parameters(path, *now_s);
             let mut text = Vec::with_capacity(parameters.len() + 16);
             let joint: &[u8] = match rest.query {
                 None => b"?",
-                Some(_) if query.is_empty() || query.ends_with(b"&") => b"",
+                Some(_) if query.is_empty() || query.ends_with(b"&") || is_last_old => b"",
                 Some(_) => b"&",
             };
             head.style.write(joint, rest.ampersand, &mut text);
             head.style.write(parameters.as_bytes(), rest.ampersand, &mut text);
-            Insert { at: rest.insert, text }
-        });
-        Ok(Verdict::Rewrite { rule: place, insert })
+            inserts.push(Insert { at: rest.insert, until: rest.insert, text });
+        }
+        Ok(Verdict::Rewrite { rule: place, inserts })
     }
 
     /// Keeps the last of what is decided, as the context of what comes.
@@ -432,6 +510,77 @@ impl Rewriter {
 pub(crate) fn falls_within(percent: Percent, rule: &str, host: &[u8], path: &[u8]) -> bool {
     let url = [host, path].concat();
     percent.holds(bucket(rule, &String::from_utf8_lossy(&url)))
+}
+
+/// Where another URL begins in a URL's path.
+fn nested(path: &[u8]) -> Option<usize> {
+    let mut from = 0;
+    while let Some(found) = scan::next(path, from) {
+        from = found + 1;
+        let Some((style, second)) = slash_before(path, from) else { continue };
+        let Some((_, first)) = slash_before(path, second).filter(|(other, _)| other.matches(style)) else { continue };
+        if let Some(colon) = colon_before(path, first) {
+            match before_scheme(path.get(..colon).unwrap_or_default()) {
+                None => continue,
+                found => return found,
+            }
+        }
+        let before = Before { context: &[], input: path, at: first }.character(0, style.depth());
+        if before.is_some_and(|(byte, _)| is_left_of_url(byte)) {
+            return Some(first);
+        }
+    }
+    None
+}
+
+/// A path as far as it is a URL's own: up to another URL or an `&`.
+fn own_path(path: &[u8], nested: Option<usize>) -> &[u8] {
+    let path = nested.and_then(|at| path.get(..at)).unwrap_or(path);
+    let ends = [&b"&"[..], b"%26", b"%2526"].map(|end| memchr::memmem::find(path, end));
+    ends.into_iter().flatten().min().and_then(|at| path.get(..at)).unwrap_or(path)
+}
+
+/// Where the scheme of another URL begins whose slashes, in another escaping, are behind a URL that ends with its path.
+fn scheme_at_end(path: &[u8], behind: &[u8]) -> Option<usize> {
+    let is_slash = matches!(behind.strip_prefix(b":").unwrap_or(behind), [b'/' | b'\\' | b'&' | b'%', ..]);
+    let bare = colon_before(path, path.len()).and_then(|colon| path.get(..colon)).unwrap_or(path);
+    if is_slash { before_scheme(bare) } else { None }
+}
+
+/// Where the scheme begins that the bytes end with.
+fn before_scheme(bytes: &[u8]) -> Option<usize> {
+    let ends = |scheme: &[u8]| {
+        let start = bytes.len().checked_sub(scheme.len())?;
+        bytes.get(start..)?.eq_ignore_ascii_case(scheme).then_some(start)
+    };
+    ends(b"https").or_else(|| ends(b"http"))
+}
+
+/// The parameters of these names in the query from its `?` to `end`, as they stand in the body, each with the `&` behind.
+fn parameters(input: &[u8], from: usize, end: usize, depth: usize, names: &[&[u8]]) -> Vec<Range<usize>> {
+    let mut found = Vec::new();
+    let (mut at, mut start, mut name, mut is_name) = (from, from, Vec::new(), true);
+    while at < end {
+        let Token::Char(byte, size) = token(input, at, depth, true) else { break };
+        match byte {
+            b'?' if at == from => start = at + size,
+            b'&' => {
+                if names.contains(&name.as_slice()) {
+                    found.push(start..at + size);
+                }
+                (start, is_name) = (at + size, true);
+                name.clear();
+            }
+            b'=' => is_name = false,
+            _ if is_name => name.push(byte),
+            _ => {}
+        }
+        at += size;
+    }
+    if names.contains(&name.as_slice()) {
+        found.push(start..end);
+    }
+    found
 }
 
 /// What stands before a place, in the input and in what came before it.
@@ -450,35 +599,63 @@ impl Before<'_> {
         }
     }
 
-    /// The character before, its escaping undone if it is the URL's own, and its length.
-    fn character(&self, style: Style) -> Option<(u8, usize)> {
-        let byte = self.byte(1)?;
-        let digit = |places| self.byte(places).and_then(|byte| char::from(byte).to_digit(16));
-        let pair = || u8::try_from(digit(2)? * 16 + digit(1)?).ok();
-        let escape: &[u8] = match style {
-            Style::Percent(1, _) => b"%",
-            Style::Percent(..) => b"%25",
-            Style::Unicode(..) => b"\\u00",
-            _ => return Some((byte, 1)),
-        };
-        let is_escape = escape.iter().rev().enumerate().all(|(place, byte)| self.byte(3 + place) == Some(*byte));
-        match pair() {
-            Some(value) if is_escape => Some((value, 2 + escape.len())),
-            _ => Some((byte, 1)),
+    fn is(&self, text: &[u8]) -> bool {
+        text.iter().rev().enumerate().all(|(place, byte)| self.byte(1 + place) == Some(*byte))
+    }
+
+    /// The character that ends so many bytes before, its escaping undone, and its length. Percent-encoding is undone at
+    /// the URL's own depth. What is beyond ASCII is [`BEYOND`].
+    fn character(&self, skip: usize, depth: usize) -> Option<(u8, usize)> {
+        let last = self.byte(skip + 1)?;
+        let percent = if depth > 0 { self.number(skip, percent_sign(depth), 2) } else { None };
+        let number = percent.or_else(|| self.number(skip, b"\\u", 4));
+        Some(number.unwrap_or_else(|| match last {
+            b';' => self.reference(skip).unwrap_or((last, 1)),
+            b'n' | b'r' | b't' if self.byte(skip + 2) == Some(b'\\') => (b'\n', 2),
+            _ => (last, 1),
+        }))
+    }
+
+    /// An escape of so many hexadecimal digits.
+    fn number(&self, skip: usize, escape: &[u8], digits: usize) -> Option<(u8, usize)> {
+        let digit = |place: usize| self.byte(skip + place).and_then(|byte| char::from(byte).to_digit(16));
+        let value = (1..=digits).rev().try_fold(0, |value, place| Some(value * 16 + digit(place)?))?;
+        let is_escape =
+            escape.iter().rev().enumerate().all(|(place, byte)| self.byte(skip + digits + 1 + place) == Some(*byte));
+        is_escape.then(|| (u8::try_from(value).unwrap_or(BEYOND), digits + escape.len()))
+    }
+
+    /// A character reference such as `&#39;`.
+    fn reference(&self, skip: usize) -> Option<(u8, usize)> {
+        let is_inner = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'#';
+        let inner = (2..REFERENCE_MAX).take_while(|place| self.byte(skip + place).is_some_and(is_inner)).count();
+        let length = inner + 2;
+        let text: Vec<u8> = (1..=length).rev().filter_map(|place| self.byte(skip + place)).collect();
+        match (token(&text, 0, 0, true), text.as_slice()) {
+            (Token::Char(byte, size), _) if size == length => Some((byte, length)),
+            (Token::End, b"&quot;" | b"&apos;") => Some((b'"', length)),
+            (Token::End, [b'&', ..]) => Some((BEYOND, length)),
+            _ => None,
         }
     }
 
-    /// Whether the `=` before follows the name of an HTML attribute, or of a form's first field.
-    fn is_attribute(&self, style: Style) -> bool {
+    /// Whether the `=` of so many bytes before follows the name of an HTML attribute, or of a form's field.
+    fn is_attribute(&self, equals: usize, depth: usize, media: Media) -> bool {
         let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b':' | b'.');
-        let length = (0..NAME_MAX).take_while(|place| self.byte(2 + place).is_some_and(is_name)).count();
-        match self.byte(2 + length) {
+        let length = (1..=NAME_MAX).take_while(|place| self.byte(equals + place).is_some_and(is_name)).count();
+        match self.character(equals + length, depth) {
             None => true,
-            Some(byte) if length > 0 => byte.is_ascii_whitespace() || (style.depth() == 0 && b"\"'".contains(&byte)),
-            Some(_) => false,
+            Some(_) if length == 0 => false,
+            // The letter of an escaped line feed was taken for the name's.
+            Some((b'\\', 1)) => length > 1 && matches!(self.byte(equals + length), Some(b'n' | b'r' | b't')),
+            Some((b'&', _)) => media == Media::Form,
+            Some((byte, _)) => byte.is_ascii_whitespace() || (depth == 0 && b"\"'".contains(&byte)),
         }
     }
 }
+
+/// Stands for all characters beyond ASCII.
+const BEYOND: u8 = u8::MAX;
 
 /// The run of a host's characters around a place; what ends an escape right before it is none of them.
 fn host_around(input: &[u8], at: usize) -> (usize, usize) {
@@ -523,6 +700,7 @@ fn authority(input: &[u8], head: &Head, last: bool) -> Result<Option<Authority>,
     let depth = head.style.depth();
     let mut behind = token(input, end, depth, last);
     let host_end = end - dots;
+    // At the end of a sentence the dot is the sentence's.
     let mut replaced_end = host_end;
     if let Token::Char(b':', size) = behind {
         let digits =
@@ -541,10 +719,12 @@ fn authority(input: &[u8], head: &Head, last: bool) -> Result<Option<Authority>,
     let ends = match behind {
         Token::More => return Err(More),
         Token::End => !is_more_host(input, end, depth),
-        Token::Char(b'/' | b'?' | b'#', _) => true,
-        Token::Char(byte, size) if depth > 0 => size == 1 && matches!(byte, b'(' | b')' | b'*' | b'!' | b'~'),
+        Token::Char(b'/' | b'?' | b'#', _) => {
+            replaced_end = end;
+            true
+        }
         Token::Char(byte, _) if is_host(byte) || matches!(byte, b'@' | b'%' | b':') => false,
-        Token::Char(byte, _) if is_subdelimiter(byte) => !is_user(input, end, last)?,
+        Token::Char(byte, _) if is_subdelimiter(byte) => !is_user(input, end, depth, last)?,
         Token::Char(..) => true,
     };
     if !ends {
@@ -555,21 +735,27 @@ fn authority(input: &[u8], head: &Head, last: bool) -> Result<Option<Authority>,
 
 /// Whether what is no URL's character is one of a host all the same: an escaped one beyond ASCII.
 fn is_more_host(input: &[u8], at: usize, depth: usize) -> bool {
-    let escape: &[u8] = if depth == 2 { b"%25" } else { b"%" };
-    depth > 0 && input.get(at..).is_some_and(|rest| rest.starts_with(escape))
+    depth > 0 && input.get(at..).is_some_and(|rest| rest.starts_with(percent_sign(depth)))
 }
 
 /// Whether the host is the beginning of a user's name: an `@` comes before anything that a name cannot hold.
-fn is_user(input: &[u8], at: usize, last: bool) -> Result<bool, More> {
-    let rest = input.get(at..).unwrap_or_default();
-    let is_name = |byte: u8| {
-        byte.is_ascii_alphanumeric() || is_subdelimiter(byte) || matches!(byte, b'-' | b'.' | b'_' | b':' | b'%')
-    };
-    match rest.iter().take(USER_MAX).position(|byte| !is_name(*byte)) {
-        Some(place) => Ok(rest.get(place) == Some(&b'@')),
-        None if rest.len() < USER_MAX && !last => Err(More),
-        None => Ok(false),
+fn is_user(input: &[u8], from: usize, depth: usize, last: bool) -> Result<bool, More> {
+    let mut at = from;
+    while at - from < USER_MAX {
+        match token(input, at, depth, last) {
+            Token::More => return Err(More),
+            Token::Char(b'@', _) => return Ok(true),
+            Token::Char(byte, size)
+                if byte.is_ascii_alphanumeric()
+                    || is_subdelimiter(byte)
+                    || matches!(byte, b'-' | b'.' | b'_' | b':' | b'%') =>
+            {
+                at += size;
+            }
+            Token::Char(..) | Token::End => return Ok(false),
+        }
     }
+    Ok(true)
 }
 
 /// Where a path ends that is written as it is and that nothing but a quote, a space or a tag ends: what most are.
@@ -585,17 +771,17 @@ fn plain_path(input: &[u8], authority: Authority, style: Style) -> Option<usize>
 fn rest(
     input: &[u8],
     authority: Authority,
-    style: Style,
+    depth: usize,
+    ampersand: Ampersand,
     last: bool,
     path: &mut Vec<u8>,
     query: &mut Vec<u8>,
 ) -> Result<Option<Rest>, More> {
     path.clear();
     query.clear();
-    let depth = style.depth();
     let from = authority.end;
     let bare = authority.replaced_end;
-    let mut found = Rest { end: bare, insert: bare, query: None, ampersand: style.ampersand() };
+    let mut found = Rest { end: bare, stop: from, insert: bare, query: None, ampersand };
     let (mut fragment, mut parentheses) = (false, 0_u32);
     let (mut path_length, mut query_length) = (0, 0);
     let mut at = from;
@@ -646,9 +832,29 @@ fn rest(
             }
         }
     }
+    found.stop = at;
     path.truncate(path_length);
     query.truncate(query_length);
     Ok(Some(found))
+}
+
+/// Whether a URL may go on where it seems to end, as `/头像.jpg` does, so that its path cannot be signed. Behind a file's
+/// name such a letter is the text's: it often stands there without a space.
+fn may_go_on(input: &[u8], rest: &Rest, path: &[u8], depth: usize, last: bool) -> Result<bool, More> {
+    // Behind a mark it is the text's, too, and a fragment is not signed.
+    if rest.stop != rest.end || rest.insert != rest.end || (path.is_empty() && rest.query.is_none()) {
+        return Ok(false);
+    }
+    Ok((rest.query.is_some() || !is_file(path)) && is_letter(input, rest.stop, depth, last).ok_or(More)?)
+}
+
+/// Whether a path ends with a file's extension, such as `.jpg`.
+fn is_file(path: &[u8]) -> bool {
+    let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+    let extension = name.iter().rposition(|byte| *byte == b'.').and_then(|dot| name.get(dot + 1..)).unwrap_or_default();
+    (2..=5).contains(&extension.len())
+        && extension.first().is_some_and(u8::is_ascii_alphabetic)
+        && extension.iter().all(u8::is_ascii_alphanumeric)
 }
 
 /// Whether a URL stands at `at`, behind a comma: then the comma is between the two.

@@ -3,6 +3,8 @@
 //! In a set that passes, no two rules claim a host in the same context, and nothing that a rule writes is rewritten
 //! again.
 
+use std::sync::Arc;
+
 use hashbrown::HashMap;
 use serde::Serialize;
 use shared::{
@@ -14,7 +16,9 @@ use shared::{
 
 use crate::{
     lanes::{equal, spread},
+    rewrite::rewriter_of,
     sign::{Keys, Scheme, Signer},
+    unlawful,
 };
 
 /// What a body is: rules may apply to some contexts alone.
@@ -83,6 +87,8 @@ pub(crate) struct Rule {
     from: Vec<Pattern>,
     /// Host, and port if it has one.
     pub(crate) to: String,
+    /// The host's hash, as unlawful images' hosts have one.
+    pub(crate) to_hash: u64,
     /// Whether that is written in the same way in every escaping, as it has no port.
     pub(crate) is_plain: bool,
     /// `http` or `https`, for URLs that name a scheme.
@@ -149,7 +155,7 @@ fn is_host(text: &str) -> bool {
         (1..=63).contains(&label.len())
             && !label.starts_with('-')
             && !label.ends_with('-')
-            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+            && label.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_'))
     };
     text.len() <= HOST_MAX && text.contains('.') && text.split('.').all(label)
 }
@@ -185,7 +191,7 @@ pub(crate) struct Caller {
 type Claim = (Box<[u8]>, Vec<usize>);
 
 /// Names and the places of the rules that claim them, by the names' hash: what is asked for every URL.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Claims(HashMap<u64, Vec<Claim>>);
 
 impl Claims {
@@ -205,7 +211,7 @@ impl Claims {
 }
 
 /// A rule set that holds together, ready to look hosts up in.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Rules {
     pub(crate) version: i64,
     pub(crate) rules: Vec<Rule>,
@@ -250,11 +256,13 @@ impl Rules {
             None => faults.push(Fault::at("/rules", "must be an array of rules")),
         }
         check_together(&rules, &placeholder, &mut faults);
-        if faults.is_empty() {
-            Ok(Self::of(version, rules.into_iter().flatten().collect(), placeholder))
-        } else {
-            Err(faults)
+        let rules = Arc::new(Self::of(version, rules.into_iter().flatten().collect(), placeholder));
+        let is_named = faults.iter().any(|fault| fault.pointer == PLACEHOLDER);
+        // Its path or query may hold a URL, too.
+        if let Some(rule) = rewriter_of(&rules, &rules.placeholder).filter(|_| !is_named) {
+            faults.push(Fault::at(PLACEHOLDER, format!("holds a URL that the rule `{}` rewrites", rule.name)));
         }
+        if faults.is_empty() { Ok(Arc::unwrap_or_clone(rules)) } else { Err(faults) }
     }
 
     fn of(version: i64, rules: Vec<Rule>, placeholder: String) -> Self {
@@ -283,7 +291,8 @@ impl Rules {
     /// Calls `each` with every rule that claims this lower-case host, in whatever context.
     pub(crate) fn claims(&self, host: &[u8], mut each: impl FnMut(usize)) {
         self.hosts.of(host).iter().for_each(|place| each(*place));
-        if self.suffixes.0.is_empty() {
+        // A name beyond ASCII is `xn--…` in a URL (RFC 3986, section 3.2.2).
+        if self.suffixes.0.is_empty() || !host.is_ascii() {
             return;
         }
         for (place, _) in
@@ -317,6 +326,8 @@ const HOSTS_MAX: usize = 1_000;
 const ALL_HOSTS_MAX: usize = 5_000;
 const USERS_MAX: usize = 10_000;
 const PLACEHOLDER_MAX: usize = 1_024;
+/// Where a set's faults tell of it.
+const PLACEHOLDER: &str = "/placeholder";
 /// How long a signature is good for if its rule does not say.
 const EXPIRES_S: i64 = 1_800;
 const EXPIRES_S_MAX: i64 = 366 * 86_400;
@@ -334,7 +345,7 @@ fn placeholder(set: &Object<'_>, faults: &mut Vec<Fault>) -> String {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~/?=%!*:@".contains(&byte);
     if !is_authority(authority) || text.len() > PLACEHOLDER_MAX || !path.bytes().all(fits) {
         let detail = "must be an http or https URL with a lower-case host, of letters, digits and -._~/?=%!*:@";
-        faults.push(Fault::at("/placeholder", detail));
+        faults.push(Fault::at(PLACEHOLDER, detail));
     }
     text.to_owned()
 }
@@ -375,7 +386,8 @@ fn rule(item: &Value<'_>, at: &str, keys: &Keys, faults: &mut Vec<Fault>) -> Opt
         return None;
     }
     let is_plain = !to.contains(':');
-    Some(Rule { name: name?.to_string(), from, to, is_plain, scheme, contexts, sign, rollout })
+    let to_hash = unlawful::hash(to.split(':').next().unwrap_or_default().as_bytes());
+    Some(Rule { name: name?.to_string(), from, to, to_hash, is_plain, scheme, contexts, sign, rollout })
 }
 
 fn from(item: &Object<'_>, at: &str, faults: &mut Vec<Fault>) -> Vec<Pattern> {
@@ -528,6 +540,36 @@ fn check_together(rules: &[Option<Rule>], placeholder: &str, faults: &mut Vec<Fa
     }
     let host = placeholder.split("://").nth(1).and_then(|rest| rest.split(['/', ':']).next()).unwrap_or_default();
     if let Some(name) = claimant(host) {
-        faults.push(Fault::at("/placeholder", format!("is on a host that the rule `{name}` rewrites")));
+        faults.push(Fault::at(PLACEHOLDER, format!("is on a host that the rule `{name}` rewrites")));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pointers(placeholder: &str) -> Vec<String> {
+        let rule = r#"{"name": "a", "from": ["old.example.com", "*.many.example"], "to": "new.example.com", "contexts": ["bulk"]}"#;
+        let text = format!(r#"{{"rules": [{rule}], "placeholder": "{placeholder}"}}"#);
+        let faults = Rules::parse(text.as_bytes(), &Keys::default()).err().unwrap_or_default();
+        faults.into_iter().map(|fault| fault.pointer).collect()
+    }
+
+    #[test]
+    fn a_placeholder_that_a_rule_rewrites_is_refused_wherever_it_holds_the_url() {
+        for placeholder in [
+            "https://old.example.com/gone.png",
+            "https://x.many.example:8443/gone.png",
+            "https://OLD.example.com/gone.png",
+            "https://safe.example.com/r/http://old.example.com/gone.png",
+            "https://safe.example.com/?u=https%3A%2F%2Fx.many.example%2Fgone.png",
+            "https://safe.example.com/?u=%20%2F%2Fold.example.com%2Fgone.png",
+        ] {
+            assert_eq!(pointers(placeholder), ["/placeholder"], "{placeholder}");
+        }
+        for placeholder in ["https://safe.example.com/gone.png", "https://safe.example.com/old.example.com/?u=gone.png"]
+        {
+            assert!(pointers(placeholder).is_empty(), "{placeholder}");
+        }
     }
 }

@@ -89,6 +89,14 @@ impl Signer {
         Some(Self { by, expires_s })
     }
 
+    /// The names of its parameters.
+    pub(crate) fn names(&self) -> &'static [&'static [u8]] {
+        match &self.by {
+            By::AliyunA(_) => &[b"auth_key"],
+            By::HmacSha256(_) => &[b"expires", b"signature"],
+        }
+    }
+
     /// The parameters that sign `path` at `now_s`: `name=value`, several joined by `&`.
     pub(crate) fn parameters(&self, path: &[u8], now_s: i64) -> String {
         let at_s = (now_s + self.expires_s).to_string();

@@ -17,17 +17,18 @@ use crate::{
 };
 
 /// The function's tables.
-pub(crate) const MIGRATIONS: &[Migration] = &[Migration {
-    version: 1,
-    statements: &[
-        // Sets are only ever added; the one with the highest version holds.
-        "CREATE TABLE images_rules (
+pub(crate) const MIGRATIONS: &[Migration] = &[
+    Migration {
+        version: 1,
+        statements: &[
+            // Sets are only ever added; the one with the highest version holds.
+            "CREATE TABLE images_rules (
             version INTEGER PRIMARY KEY,
             text TEXT NOT NULL,
             stored_at_ms INTEGER NOT NULL
         )",
-        // `seq` is never given out twice: what is newer than a piece is known by it.
-        "CREATE TABLE images_violations (
+            // `seq` is never given out twice: what is newer than a piece is known by it.
+            "CREATE TABLE images_violations (
             seq INTEGER PRIMARY KEY AUTOINCREMENT,
             id TEXT NOT NULL UNIQUE,
             url TEXT NOT NULL,
@@ -41,11 +42,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[Migration {
             hosts TEXT NOT NULL,
             reported_at_ms INTEGER NOT NULL
         )",
-        "CREATE INDEX images_violations_image ON images_violations (image)",
-        "CREATE INDEX images_violations_doctor ON images_violations (doctor_id, seq) WHERE doctor_id <> ''",
-        "CREATE INDEX images_violations_order ON images_violations (order_no, seq) WHERE order_no <> ''",
-        // `dirty_at_ms`: since when it holds what is no more; 0 if it does not.
-        "CREATE TABLE images_unlawful (
+            "CREATE INDEX images_violations_image ON images_violations (image)",
+            "CREATE INDEX images_violations_doctor ON images_violations (doctor_id, seq) WHERE doctor_id <> ''",
+            "CREATE INDEX images_violations_order ON images_violations (order_no, seq) WHERE order_no <> ''",
+            // `dirty_at_ms`: since when it holds what is no more; 0 if it does not.
+            "CREATE TABLE images_unlawful (
             id INTEGER PRIMARY KEY CHECK (id = 1),
             generation INTEGER NOT NULL,
             through_seq INTEGER NOT NULL,
@@ -54,9 +55,22 @@ pub(crate) const MIGRATIONS: &[Migration] = &[Migration {
             keys BLOB NOT NULL,
             hosts TEXT NOT NULL
         )",
-        "INSERT INTO images_unlawful VALUES (1, 0, 0, 0, 0, x'', '')",
-    ],
-}];
+            "INSERT INTO images_unlawful VALUES (1, 0, 0, 0, 0, x'', '')",
+        ],
+    },
+    Migration {
+        version: 2,
+        statements: &[
+            // Whoever gathers may have read a report before it was taken back, and write before or after that: with the
+            // report itself goes that the piece holds it, and that any older view of the reports is one.
+            "CREATE TRIGGER images_violations_taken_back AFTER DELETE ON images_violations BEGIN
+            UPDATE images_unlawful
+            SET generation = generation + 1, dirty_at_ms = CASE dirty_at_ms WHEN 0 THEN 1 ELSE dirty_at_ms END
+            WHERE id = 1;
+        END",
+        ],
+    },
+];
 
 /// Where everything stands: one small query tells whether anything has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,23 +171,39 @@ pub(crate) async fn reported_since(db: &Db, seq: i64) -> Result<Vec<Keys>, DbErr
     rows.iter().map(|row| Ok(Keys { images: keys(row.text(0)?), hosts: names(row.text(1)?) })).collect()
 }
 
-/// Makes the piece anew after `generation`; `false` if somebody else did.
+/// Makes the piece anew after `generation`; `false` if somebody else did, or a report was taken back meanwhile.
 pub(crate) async fn gather(db: &Db, generation: i64, rules_version: i64) -> Result<bool, DbError> {
+    let gathered = gathered(db).await?;
+    replace(db, gathered, generation, rules_version).await
+}
+
+/// What the reports' piece is to be.
+struct Gathered {
+    through_seq: i64,
+    sorted: Vec<u8>,
+    hosts: String,
+}
+
+async fn gathered(db: &Db) -> Result<Gathered, DbError> {
     const READ: &str = "SELECT coalesce(max(seq), 0), coalesce(group_concat(keys, ''), ''),
             coalesce((SELECT group_concat(hosts, ' ') FROM (SELECT DISTINCT hosts FROM images_violations)), '')
         FROM images_violations";
-    const WRITE: &str = "UPDATE images_unlawful
-        SET generation = generation + 1, through_seq = $1, rules_version = $2, dirty_at_ms = 0, keys = $3, hosts = $4
-        WHERE id = 1 AND generation = $5 RETURNING 1";
     let row = db.query_one(READ, []).await?.ok_or(DbError::Column(0))?;
     let mut hosts = names(row.text(2)?);
     hosts.sort_unstable();
     hosts.dedup();
+    Ok(Gathered { through_seq: row.integer(0)?, sorted: sorted(keys(row.text(1)?)), hosts: hosts.join(" ") })
+}
+
+async fn replace(db: &Db, gathered: Gathered, generation: i64, rules_version: i64) -> Result<bool, DbError> {
+    const WRITE: &str = "UPDATE images_unlawful
+        SET generation = generation + 1, through_seq = $1, rules_version = $2, dirty_at_ms = 0, keys = $3, hosts = $4
+        WHERE id = 1 AND generation = $5 RETURNING 1";
     let values: [Value; 5] = [
-        row.integer(0)?.into(),
+        gathered.through_seq.into(),
         rules_version.into(),
-        sorted(keys(row.text(1)?)).into(),
-        hosts.join(" ").into(),
+        gathered.sorted.into(),
+        gathered.hosts.into(),
         generation.into(),
     ];
     Ok(!db.query(WRITE, values).await?.is_empty())
@@ -306,7 +336,7 @@ pub(crate) enum Which<'a> {
 
 /// Takes reports back, and returns how many there were.
 ///
-/// The piece is marked first: a crash in between leaves it to be made anew for nothing, never wrong for good.
+/// The piece is marked first, by when; a mark that somebody has cleared in between is made again with the deletion.
 pub(crate) async fn take_back(db: &Db, which: Which<'_>, now_ms: i64) -> Result<usize, DbError> {
     const MARK: &str = "UPDATE images_unlawful SET dirty_at_ms = $1 WHERE id = 1 AND dirty_at_ms = 0";
     const BY_ID: &str = "DELETE FROM images_violations WHERE id = $1 RETURNING 1";
@@ -317,4 +347,93 @@ pub(crate) async fn take_back(db: &Db, which: Which<'_>, now_ms: i64) -> Result<
         Which::Image(image) => db.query(BY_IMAGE, [hexadecimal(&[image]).into()]).await?,
     };
     Ok(deleted.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::db::{migration::migrate, native::Native};
+
+    use super::*;
+    use crate::{
+        rules::Rules,
+        sign,
+        unlawful::{Image, Unlawful},
+    };
+
+    /// Two reports, gathered, and the first one's id.
+    async fn reported() -> (Db, String) {
+        let db = Native::in_memory();
+        migrate(&db, "images", MIGRATIONS).await.unwrap();
+        let rules = Rules::parse(Rules::DEFAULT.as_bytes(), &sign::Keys::default()).unwrap();
+        let mut ids = Vec::new();
+        for name in ["a", "b"] {
+            let text = format!(r#"{{"url": "https://one.example.com/{name}.jpg", "reason": "x"}}"#);
+            let (kept, image) = Report::parse(text.as_bytes(), &rules).unwrap();
+            assert!(report(&db, &kept, &image.keys(&rules), 1_000).await.unwrap());
+            ids.push(kept.id);
+        }
+        assert!(gather(&db, 0, 0).await.unwrap());
+        (db, ids.swap_remove(0))
+    }
+
+    async fn holds(db: &Db, path: &str) -> bool {
+        let pieces = unlawful(db).await.unwrap();
+        let unlawful = Unlawful::new(pieces.sorted.into(), ["one.example.com"]);
+        unlawful.holds(crate::unlawful::hash(b"one.example.com"), path.as_bytes(), b"", &mut Vec::new())
+    }
+
+    #[tokio::test]
+    async fn a_report_that_is_taken_back_leaves_the_piece_however_a_gathering_runs_beside_it() {
+        // Read before the deletion, written after it; then whoever took the report back is gone.
+        let (db, id) = reported().await;
+        let before = mark(&db).await.unwrap();
+        let old = gathered(&db).await.unwrap();
+        assert_eq!(take_back(&db, Which::Id(&id), 2_000).await.unwrap(), 1);
+        assert!(!replace(&db, old, before.generation, 0).await.unwrap());
+        let after = mark(&db).await.unwrap();
+        assert!(after.dirty_at_ms > 0 && holds(&db, "/a.jpg").await);
+        assert!(gather(&db, after.generation, 0).await.unwrap());
+        assert!(!holds(&db, "/a.jpg").await && holds(&db, "/b.jpg").await);
+        assert_eq!(mark(&db).await.unwrap().dirty_at_ms, 0);
+
+        // Read and written between the mark and the deletion.
+        let (db, id) = reported().await;
+        db.execute("UPDATE images_unlawful SET dirty_at_ms = 2000 WHERE id = 1", []).await.unwrap();
+        assert!(gather(&db, mark(&db).await.unwrap().generation, 0).await.unwrap());
+        db.execute("DELETE FROM images_violations WHERE id = $1", [id.as_str().into()]).await.unwrap();
+        let after = mark(&db).await.unwrap();
+        assert!(after.dirty_at_ms > 0 && gather(&db, after.generation, 0).await.unwrap());
+        assert!(!holds(&db, "/a.jpg").await);
+    }
+
+    #[tokio::test]
+    async fn each_of_100_000_images_is_known_by_the_piece_and_no_other() {
+        let (db, _) = reported().await;
+        let rules = Rules::parse(Rules::DEFAULT.as_bytes(), &sign::Keys::default()).unwrap();
+        let image = |number: usize| Image::parse(&format!("https://img10.360buyimg.com/{number}.jpg")).unwrap();
+        db.execute(
+            "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 100000)
+            INSERT INTO images_violations
+                (id, url, doctor_id, patient_id, order_no, channel, reason, image, keys, hosts, reported_at_ms)
+            SELECT n, 'https://img10.360buyimg.com/' || n || '.jpg', '', '', '', '', 'x', '', '', '', 0 FROM numbers",
+            [],
+        )
+        .await
+        .unwrap();
+        let rows = addresses(&db, 0, i64::MAX).await.unwrap();
+        let keys: Vec<_> = rows.iter().map(|(seq, url)| (*seq, Image::parse(url).unwrap().keys(&rules))).collect();
+        rekey(&db, &keys).await.unwrap();
+        assert!(gather(&db, mark(&db).await.unwrap().generation, 0).await.unwrap());
+        let pieces = unlawful(&db).await.unwrap();
+        let set = Unlawful::new(pieces.sorted.into(), pieces.hosts.split_whitespace());
+        let holds = |host: &str, number: usize| {
+            assert_eq!(image(number).keys(&rules).hosts.len(), 2);
+            let path = format!("/{number}.jpg");
+            set.holds(crate::unlawful::hash(host.as_bytes()), path.as_bytes(), b"", &mut Vec::new())
+        };
+        for host in ["img10.360buyimg.com", "img.hospital.example"] {
+            assert!((1..=100_000).all(|number| holds(host, number)), "{host}");
+            assert!((100_001..200_000).all(|number| !holds(host, number)), "{host}");
+        }
+    }
 }

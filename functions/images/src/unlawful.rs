@@ -23,24 +23,60 @@ pub(crate) struct Unlawful {
     hosts: Vec<Box<[u8]>>,
     /// Their hashes.
     hashes: HashSet<u64>,
+    /// A bit for the beginnings of all keys: most images that are none are known by it.
+    filter: Vec<u64>,
 }
+
+/// Bits of the filter for each key, about.
+const FILTER_BITS: usize = 16;
+/// The filter's bits are at most so many, as a power of 2: half a megabyte.
+const FILTER_MAX: u32 = 22;
 
 impl Unlawful {
     /// Of keys as [`sorted`] lays them, and of their hosts.
     pub(crate) fn new<'a>(sorted: Bytes, hosts: impl IntoIterator<Item = &'a str>) -> Self {
         let mut unlawful = Self { sorted, ..Self::default() };
         hosts.into_iter().for_each(|host| unlawful.add_host(host));
+        unlawful.filter_for(unlawful.sorted.len() / KEY);
         unlawful
+    }
+
+    /// Makes the filter anew for so many keys.
+    fn filter_for(&mut self, count: usize) {
+        let bits = (count * FILTER_BITS).next_power_of_two().clamp(64, 1 << FILTER_MAX);
+        self.filter = vec![0; bits / 64];
+        let sorted = self.sorted.clone();
+        sorted.as_chunks::<KEY>().0.iter().for_each(|bytes| self.mark(u64::from_be_bytes(*bytes)));
+        let more: Vec<u64> = self.more.iter().copied().collect();
+        more.into_iter().for_each(|key| self.mark(key));
+    }
+
+    fn mark(&mut self, key: u64) {
+        let (word, bit) = self.place(key);
+        if let Some(word) = self.filter.get_mut(word) {
+            *word |= bit;
+        }
+    }
+
+    /// A key's word and bit.
+    fn place(&self, key: u64) -> (usize, u64) {
+        // The upper half is enough for all bits that there may be.
+        let place = ((key >> 32) * (self.filter.len() as u64 * 64)) >> 32;
+        (usize::try_from(place / 64).unwrap_or_default(), 1 << (place % 64))
     }
 
     /// Adds an image.
     pub(crate) fn add(&mut self, keys: &Keys) {
         self.more.extend(&keys.images);
+        if self.filter.is_empty() {
+            self.filter_for(FILTER_BITS);
+        }
+        keys.images.iter().for_each(|key| self.mark(*key));
         keys.hosts.iter().for_each(|host| self.add_host(host));
     }
 
     fn add_host(&mut self, host: &str) {
-        if self.hashes.insert(xxh64(host.as_bytes(), 0)) {
+        if self.hashes.insert(hash(host.as_bytes())) {
             self.hosts.push(host.as_bytes().into());
         }
     }
@@ -49,9 +85,9 @@ impl Unlawful {
         self.hosts.is_empty()
     }
 
-    /// Whether any is on this lower-case host.
-    pub(crate) fn has_host(&self, host: &[u8]) -> bool {
-        !self.is_empty() && self.hashes.contains(&xxh64(host, 0))
+    /// Whether any is on the host with this [`hash`].
+    pub(crate) fn has_host(&self, host: u64) -> bool {
+        self.hashes.contains(&host)
     }
 
     /// The hosts.
@@ -60,7 +96,9 @@ impl Unlawful {
     }
 
     fn has(&self, key: u64) -> bool {
-        (!self.more.is_empty() && self.more.contains(&key)) || self.is_sorted_in(key)
+        let (word, bit) = self.place(key);
+        self.filter.get(word).is_some_and(|word| word & bit != 0)
+            && (self.is_sorted_in(key) || self.more.contains(&key))
     }
 
     /// Keys are spread evenly, so that a key's value tells about where it lies.
@@ -69,19 +107,25 @@ impl Unlawful {
         let at =
             |place: usize| self.sorted.get(place * KEY..)?.first_chunk::<KEY>().map(|bytes| u64::from_be_bytes(*bytes));
         let guess = ((key >> 32) * u64::try_from(count).unwrap_or(u64::MAX).min(1 << 31)) >> 32;
-        let mut place = usize::try_from(guess).unwrap_or_default().min(count.saturating_sub(1));
-        while place > 0 && at(place).is_some_and(|found| found > key) {
-            place -= 1;
+        let guess = usize::try_from(guess).unwrap_or_default().min(count);
+        // The true place is off by the root of their number, so that growing steps soon pass it on either side.
+        let (mut low, mut high, mut step) = (guess, guess, 16);
+        while low > 0 && at(low).is_none_or(|found| found > key) {
+            (high, low, step) = (low, low.saturating_sub(step), step * 2);
         }
-        while at(place).is_some_and(|found| found < key) {
-            place += 1;
+        while high < count && at(high).is_some_and(|found| found <= key) {
+            (low, high, step) = (high, (high + step).min(count), step * 2);
         }
-        at(place) == Some(key)
+        // The key is not below `low`, nor at `high` or above.
+        while high - low > 1 {
+            let middle = low.midpoint(high);
+            if at(middle).is_some_and(|found| found <= key) { low = middle } else { high = middle }
+        }
+        at(low) == Some(key)
     }
 
-    /// Whether the image with this lower-case host, path and query is one. `scratch` is overwritten.
-    pub(crate) fn holds(&self, host: &[u8], path: &[u8], query: &[u8], scratch: &mut Vec<u8>) -> bool {
-        let host = xxh64(host, 0);
+    /// Whether the image on the host with this [`hash`], with this path and query is one. `scratch` is overwritten.
+    pub(crate) fn holds(&self, host: u64, path: &[u8], query: &[u8], scratch: &mut Vec<u8>) -> bool {
         if query.is_empty() && !has_escape(path) {
             return self.has(key(host, if path.is_empty() { b"/" } else { path }));
         }
@@ -91,6 +135,11 @@ impl Unlawful {
         }
         write_query(query, scratch) && self.has(key(host, scratch))
     }
+}
+
+/// A lower-case host's hash.
+pub(crate) fn hash(host: &[u8]) -> u64 {
+    xxh64(host, 0)
 }
 
 /// The key of an image on the host with this hash.
@@ -150,7 +199,7 @@ impl Image {
         let mut text = Vec::new();
         write_path(self.path.as_bytes(), &mut text);
         write_query(self.query.as_bytes(), &mut text);
-        let image = |host: &String| key(xxh64(host.as_bytes(), 0), &text);
+        let image = |host: &String| key(hash(host.as_bytes()), &text);
         Keys { images: hosts.iter().map(image).collect(), hosts }
     }
 
@@ -159,7 +208,7 @@ impl Image {
         let mut text = Vec::new();
         write_path(self.path.as_bytes(), &mut text);
         write_query(self.query.as_bytes(), &mut text);
-        key(xxh64(self.host.as_bytes(), 0), &text)
+        key(hash(self.host.as_bytes()), &text)
     }
 
     /// Whether it is the image that this URL shows.
@@ -232,7 +281,7 @@ mod tests {
     }
 
     fn holds(unlawful: &Unlawful, host: &str, path: &str, query: &str) -> bool {
-        unlawful.holds(host.as_bytes(), path.as_bytes(), query.as_bytes(), &mut Vec::new())
+        unlawful.holds(hash(host.as_bytes()), path.as_bytes(), query.as_bytes(), &mut Vec::new())
     }
 
     #[test]
@@ -241,10 +290,10 @@ mod tests {
         for (host, path) in
             [("old.example.com", "/a b.jpg"), ("new.example.com", "/a%20b.jpg"), ("new.example.com", "/c.jpg")]
         {
-            assert!(set.has_host(host.as_bytes()) && holds(&set, host, path, ""), "{host}{path}");
+            assert!(set.has_host(hash(host.as_bytes())) && holds(&set, host, path, ""), "{host}{path}");
         }
         assert!(!holds(&set, "old.example.com", "/c.jpg", "") && !holds(&set, "new.example.com", "/a.jpg", ""));
-        assert!(!set.has_host(b"other.example.com"));
+        assert!(!set.has_host(hash(b"other.example.com")));
     }
 
     #[test]
@@ -266,8 +315,18 @@ mod tests {
     fn every_key_of_many_is_found_and_no_other() {
         let keys: Vec<u64> = (0..100_000_u64).map(|number| xxh64(&number.to_be_bytes(), 0)).collect();
         let set = Unlawful::new(sorted(keys.clone()).into(), ["a"]);
-        assert!(keys.iter().all(|key| set.is_sorted_in(*key)));
+        assert!(keys.iter().all(|key| set.is_sorted_in(*key) && set.has(*key)));
+        let passed = (100_000..200_000_u64).filter(|number| {
+            let (word, bit) = set.place(xxh64(&number.to_be_bytes(), 0));
+            set.filter[word] & bit != 0
+        });
+        assert!(passed.count() < 10_000);
         assert!((100_000..200_000_u64).all(|number| !set.is_sorted_in(xxh64(&number.to_be_bytes(), 0))));
+        // Keys that are not spread evenly are found, too.
+        let uneven: Vec<u64> = (0..5_000_u64).chain((0..5_000).map(|number| u64::MAX - 7 * number)).collect();
+        let set = Unlawful::new(sorted(uneven.clone()).into(), ["a"]);
+        assert!(uneven.iter().all(|key| set.is_sorted_in(*key)));
+        assert!((5_000..9_000).all(|key| !set.is_sorted_in(key) && !set.is_sorted_in(u64::MAX - 7 * key)));
         for (key, count) in [(0, 0), (u64::MAX, 0), (0, 1), (u64::MAX, 1)] {
             assert_eq!(Unlawful::new(sorted(vec![0; count]).into(), ["a"]).is_sorted_in(key), count == 1 && key == 0);
         }

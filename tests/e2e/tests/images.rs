@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use e2e::{API_TOKEN, App, PATIENCE, answered};
+use futures::future::join_all;
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
 use tokio::{
@@ -125,6 +126,10 @@ async fn a_signature_extends_the_query_as_it_is_escaped() -> Result<()> {
     assert!((now_s..now_s + 3_600).contains(&expires.parse()?), "{expires}");
     assert_eq!((signature.len(), &signature[64..]), (66, "\">"));
 
+    let request = app.post("/images/rewrite").header("content-type", "application/xml; charset=utf-8");
+    let text = request.body("<i>https://stamps.example.org/s.png</i>").send().await?.text().await?;
+    assert!(text.contains("&amp;signature=") && !text.replace("&amp;", "").contains('&'), "{text}");
+
     let text = rewritten(&app, "", "u=https%3A%2F%2Frx.example.org%2Fr.png&v=1").await?;
     assert!(text.starts_with("u=https%3A%2F%2Fimg.hospital.example%2Fr.png%3Fauth_key%3D"), "{text}");
     assert!(text.ends_with("&v=1"), "{text}");
@@ -203,15 +208,23 @@ async fn the_first_bytes_leave_before_the_last_have_come() -> Result<()> {
 async fn a_body_of_200_mb_takes_no_more_memory_than_a_small_one() -> Result<()> {
     let app = app().await?;
     let piece = format!("{}{OLD}\",", "{\"text\":\"你好\",\"image\":\"".repeat(40)).repeat(60).into_bytes();
+    let expected = String::from_utf8(piece.clone())?.replace(OLD, NEW).into_bytes();
     let pass = async |pieces: usize| {
         let body = piece.clone();
         let stream = tokio_stream::iter(0..pieces).map(move |_| Ok::<_, std::io::Error>(body.clone()));
         let mut answer = rewrite(&app, "", reqwest::Body::wrap_stream(stream)).await?;
-        let mut length = 0;
+        // Every byte is as it must be.
+        let (mut length, mut at) = (0, 0);
         while let Some(chunk) = answer.chunk().await? {
             length += chunk.len();
+            let mut rest = chunk.as_ref();
+            while !rest.is_empty() {
+                let (same, more) = rest.split_at(rest.len().min(expected.len() - at));
+                assert!(same == &expected[at..at + same.len()], "before byte {length}");
+                (rest, at) = (more, (at + same.len()) % expected.len());
+            }
         }
-        assert_eq!(length, pieces * (piece.len() + 60 * (NEW.len() - OLD.len())));
+        assert_eq!(length, pieces * expected.len());
         Ok::<_, anyhow::Error>(())
     };
     // What the runtime takes for any body is there after a smaller one.
@@ -234,6 +247,15 @@ async fn open(app: &App) -> Result<TcpStream> {
     );
     stream.write_all(head.as_bytes()).await?;
     Ok(stream)
+}
+
+/// Reads as far as this text.
+async fn read_until(stream: &mut TcpStream, text: &str) -> Result<()> {
+    let mut read = Vec::new();
+    while !String::from_utf8_lossy(&read).contains(text) {
+        read.push(tokio::time::timeout(PATIENCE, stream.read_u8()).await??);
+    }
+    Ok(())
 }
 
 #[tokio::test]
@@ -331,14 +353,27 @@ async fn a_message_is_published_rewritten_in_its_envelope() -> Result<()> {
 #[tokio::test]
 async fn a_new_set_of_rules_holds_everywhere_within_a_second_and_old_ones_are_kept() -> Result<()> {
     let app = app().await?;
-    assert_eq!(rewritten(&app, "", OLD).await?, NEW);
+    // More requests at the same time than an instance takes: several of them know the old set.
+    let mut open_requests = Vec::new();
+    for _ in 0..48 {
+        let mut stream = open(&app).await?;
+        stream.write_all(format!("{:x}\r\n{OLD} \r\n", OLD.len() + 1).as_bytes()).await?;
+        open_requests.push(stream);
+    }
+    for stream in &mut open_requests {
+        read_until(stream, NEW).await?;
+    }
     let mut next = rules(2);
     next["rules"][0]["to"] = "img2.hospital.example".into();
     put(&app, next.clone()).await?;
     sleep(Duration::from_secs(1)).await;
-    let all: Vec<_> = (0..40).map(|_| rewritten(&app, "", OLD)).collect();
-    for text in all {
-        assert_eq!(text.await?, "https://img2.hospital.example/a.jpg");
+    for text in join_all((0..64).map(|_| rewritten(&app, "", OLD))).await {
+        assert_eq!(text?, "https://img2.hospital.example/a.jpg");
+    }
+    // A body keeps to the set that it began with.
+    for stream in &mut open_requests {
+        stream.write_all(format!("{:x}\r\n{OLD} \r\n0\r\n\r\n", OLD.len() + 1).as_bytes()).await?;
+        read_until(stream, NEW).await?;
     }
     // Again is the same, another one under the same version is not.
     put(&app, next.clone()).await?;
@@ -454,6 +489,7 @@ async fn origin(answer: &'static str) -> Result<(String, mpsc::Receiver<String>)
 #[tokio::test]
 async fn a_fetched_answer_is_rewritten_and_only_configured_origins_are_reached() -> Result<()> {
     let answer = "HTTP/1.1 404 Not Found\r\ncontent-type: text/html\r\ncontent-length: 41\r\netag: \"x\"\r\nx-own: 1\r\n\
+        host: x\r\nproxy-authorization: x\r\nhttp2-settings: x\r\nlink: <//img10.360buyimg.com/k>\r\n\
         keep-alive: timeout=5\r\nlocation: http://img10.360buyimg.com/l\r\nconnection: close\r\n\r\n<img src=//img10.360buyimg.com/abcde.jpg>";
     let (url, mut asked) = origin(answer).await?;
     let app = App::http(|builder| builder.variable("images_origin_1", url.clone())).await?;
@@ -467,7 +503,8 @@ async fn a_fetched_answer_is_rewritten_and_only_configured_origins_are_reached()
     let headers = fetched.headers().clone();
     assert_eq!((&headers["content-type"], &headers["x-own"]), (&"text/html".parse()?, &"1".parse()?));
     assert_eq!(headers["location"], "https://img.hospital.example/l");
-    for dropped in ["content-length", "etag", "keep-alive"] {
+    assert_eq!(headers["link"], "<//img.hospital.example/k>");
+    for dropped in ["content-length", "etag", "keep-alive", "host", "proxy-authorization", "http2-settings"] {
         assert!(!headers.contains_key(dropped), "{dropped}");
     }
     assert_eq!(fetched.text().await?, "<img src=//img.hospital.example/abcde.jpg>");

@@ -7,13 +7,17 @@ use std::{
     time::Instant,
 };
 
-use axum::body::Body;
+use axum::{
+    body::Body,
+    http::{HeaderMap, header},
+};
 use bytes::Bytes;
 use http_body::{Body as _, Frame};
 use shared::log::EntryPath;
 
 use crate::{
     config::Standing,
+    media::Media,
     outcome::Outcome,
     rewrite::Rewriter,
     rules::{self, Caller, Rules},
@@ -35,9 +39,11 @@ pub(super) struct Rewritten {
 }
 
 impl Rewritten {
-    pub(super) fn new(source: Body, standing: Standing, caller: &Caller) -> Self {
+    /// `headers` are those that tell of the body.
+    pub(super) fn new(source: Body, headers: &HeaderMap, standing: Standing, caller: &Caller) -> Self {
         let rules = standing.rules.clone();
-        let rewriter = standing.rewriter(caller);
+        let media = headers.get(header::CONTENT_TYPE).map(|value| Media::of(value.as_bytes())).unwrap_or_default();
+        let rewriter = standing.rewriter(caller).of(media);
         let missing = source.size_hint().upper();
         Self {
             source,

@@ -27,8 +27,9 @@ const PREFIX: &str = "/images/fetch/";
 /// The parameters that are ours and not the origin's.
 const OURS: [&str; 2] = ["context", "user"];
 
-/// What an answer keeps to itself: hop by hop (RFC 9110, section 7.6.1), or told of the body as it was.
-const DROPPED: [HeaderName; 14] = [
+/// What an answer keeps to itself: hop by hop (RFC 9110, section 7.6.1), a request's, which the runtime lets out in no
+/// answer, or told of the body as it was.
+const DROPPED: [HeaderName; 17] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
@@ -37,6 +38,9 @@ const DROPPED: [HeaderName; 14] = [
     header::TRAILER,
     header::TRANSFER_ENCODING,
     header::UPGRADE,
+    header::HOST,
+    header::PROXY_AUTHORIZATION,
+    HeaderName::from_static("http2-settings"),
     header::CONTENT_LENGTH,
     header::ETAG,
     header::LAST_MODIFIED,
@@ -80,8 +84,8 @@ pub(super) async fn fetch(request: Request) -> Result<Response, Problem> {
         return Err(Problem::new(Kind::BadGateway, format!("the origin `{name}` sent a `content-encoding`")));
     }
     clean(&mut answer.headers);
-    rewrite_location(&mut answer.headers, &standing, &caller);
-    let mut response = Response::new(Body::new(Rewritten::new(Body::new(body), standing, &caller)));
+    rewrite_addresses(&mut answer.headers, &standing, &caller);
+    let mut response = Response::new(Body::new(Rewritten::new(Body::new(body), &answer.headers, standing, &caller)));
     *response.status_mut() = answer.status;
     *response.headers_mut() = answer.headers;
     Ok(response)
@@ -107,13 +111,14 @@ fn clean(headers: &mut HeaderMap) {
     }
 }
 
-/// A redirection leads to the new domain, too.
-fn rewrite_location(headers: &mut HeaderMap, standing: &Standing, caller: &Caller) {
-    let Some(location) = headers.get(header::LOCATION).map(|value| Bytes::copy_from_slice(value.as_bytes())) else {
-        return;
-    };
-    let (location, _) = standing.clone().rewriter(caller).whole(location);
-    if let Ok(location) = HeaderValue::from_maybe_shared(location) {
-        headers.insert(header::LOCATION, location);
+/// What leads to the new domain, too.
+const ADDRESSES: [HeaderName; 3] = [header::LOCATION, header::CONTENT_LOCATION, header::LINK];
+
+fn rewrite_addresses(headers: &mut HeaderMap, standing: &Standing, caller: &Caller) {
+    for (_, value) in headers.iter_mut().filter(|(name, _)| ADDRESSES.contains(name)) {
+        let (rewritten, _) = standing.clone().rewriter(caller).whole(Bytes::copy_from_slice(value.as_bytes()));
+        if let Ok(rewritten) = HeaderValue::from_maybe_shared(rewritten) {
+            *value = rewritten;
+        }
     }
 }

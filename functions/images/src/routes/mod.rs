@@ -16,7 +16,6 @@ use axum::{
     http::HeaderMap,
     routing::{get, post},
 };
-use serde::Serialize;
 use shared::{
     auth::Role,
     http::APP_VERSION,
@@ -64,30 +63,6 @@ fn caller(query: &mut Query, headers: &HeaderMap) -> Caller {
     // A version that cannot be read is as good as none: it is the app's, not the caller's.
     let app_version = headers.get(APP_VERSION).and_then(|value| value.to_str().ok()?.parse().ok());
     Caller { context, user: user.map(|user| user.to_string()), app_version }
-}
-
-/// A page of a list.
-#[derive(Serialize)]
-struct Page<T> {
-    items: Vec<T>,
-    /// What to ask the next page with; `null` on the last.
-    next_cursor: Option<String>,
-}
-
-impl<T> Page<T> {
-    /// Of rows of which one more than `limit` was asked for, to know whether there are more.
-    fn of(mut items: Vec<T>, limit: usize, place: impl Fn(&T) -> i64) -> Self {
-        let more = items.len() > limit;
-        items.truncate(limit);
-        let next_cursor = items.last().filter(|_| more).map(|last| place(last).to_string());
-        Self { items, next_cursor }
-    }
-}
-
-/// The page that is asked for: its cursor and its length.
-fn page(query: &mut Query) -> (Option<i64>, usize) {
-    let cursor = query.parsed("cursor", "must be a `next_cursor` of this list", |text| text.parse().ok());
-    (cursor, query.limit(50, 500))
 }
 
 fn not_found(what: &str, id: &str) -> Problem {

@@ -32,7 +32,7 @@ pub(super) async fn rewrite(request: Request) -> Result<Response, Problem> {
         return Ok(([(header::ACCEPT_ENCODING, "identity")], problem).into_response());
     }
     let is_small = http_body::Body::size_hint(&body).upper().is_some_and(|length| length <= SMALL);
-    let mut rewritten = Rewritten::new(body, standing().await?, &caller);
+    let mut rewritten = Rewritten::new(body, &head.headers, standing().await?, &caller);
     let mut response = Response::new(if is_small {
         let first = rewritten.frame().await.transpose().map_err(|_| ended_early())?;
         let first = first.and_then(|frame| frame.into_data().ok()).unwrap_or_default();

@@ -14,10 +14,10 @@ use shared::{
     http::{JSON_LIMIT, read_whole},
     json::{self, Value},
     problem::{Fault, Kind, Problem},
-    query::Query,
+    query::{Page, Query},
 };
 
-use super::{Page, allowed, not_found, page};
+use super::{allowed, not_found};
 use crate::{
     config::{db, keys, look_again, rekey},
     rules::Rules,
@@ -104,7 +104,7 @@ impl Kept {
 pub(super) async fn history(request: Request) -> Result<Json<Page<Kept>>, Problem> {
     allowed(Role::Admin, request.headers()).await?;
     let mut query = Query::of(request.uri());
-    let (cursor, limit) = page(&mut query);
+    let (cursor, limit) = query.page();
     query.finish()?;
     let sets = store::rules_history(db().await?, cursor, limit + 1).await?;
     let sets = sets.into_iter().map(Kept::of).collect::<Result<Vec<_>, _>>()?;

@@ -16,10 +16,10 @@ use shared::{
     log::{EntryPath, Line},
     outbox::{Outbox, Whose},
     problem::{Fault, Problem},
-    query::Query,
+    query::{Page, Query},
 };
 
-use super::{Page, allowed, not_found, page};
+use super::{allowed, not_found};
 use crate::{
     FUNCTION, VERSION,
     config::{db, gateways, gather, gather_if_many, look_again},
@@ -61,7 +61,7 @@ pub(super) async fn report(request: Request) -> Result<(StatusCode, Json<Entry>)
 pub(super) async fn list(request: Request) -> Result<Json<Page<Entry>>, Problem> {
     allowed(Role::Admin, request.headers()).await?;
     let mut query = Query::of(request.uri());
-    let (cursor, limit) = page(&mut query);
+    let (cursor, limit) = query.page();
     let image = query.parsed("url", "must be an image's http or https URL", Image::parse);
     let filter = Filter {
         doctor_id: query.text("doctor_id"),

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 use harness::process::Group;
 use harness::runtime::Kind;
 use harness::{Runtime, http_client, port};
+use rusqlite::Connection;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
@@ -29,6 +30,7 @@ const HOSTS: [&str; 6] = [
     "static.foreign.example",
 ];
 const REWRITTEN: usize = 4;
+const REPORTS: usize = 100_000;
 const TO: &str = "img.hospital.example";
 const ECHO: &str = "/probe/echo";
 const REWRITE: &str = "/images/rewrite";
@@ -60,6 +62,11 @@ pub(crate) async fn bench(kind: Kind, settings: &Settings) -> Result<()> {
         let rounds = beside_echo(&runtime, &body, settings.rounds).await?;
         report.add(tell(&format!("images/rewrite, {name}"), &rounds, megabytes));
     }
+    keep_reports(&runtime).with_context(|| format!("{REPORTS} reports"))?;
+    // New rules make the reports' keys anew, as one piece.
+    put(&runtime, &rules(4, REWRITTEN, false)).await?;
+    let rounds = beside_echo(&runtime, &body, settings.rounds).await?;
+    report.add(tell("images/rewrite, 100,000 reports", &rounds, megabytes));
     let file = folder.path().join("chat.json");
     std::fs::write(&file, &body)?;
     let nginx = Nginx::start(folder.path()).await?;
@@ -76,6 +83,26 @@ pub(crate) async fn bench(kind: Kind, settings: &Settings) -> Result<()> {
     println!("{:<32} {:>12.0}", "GNU sed", sed.median);
     report.add(json!({"name": "GNU sed", "mb_per_s": sed.json()}));
     report.print_figures(&[("megabytes", megabytes.into())])
+}
+
+/// Reports of images on the body's own hosts, none of which the body holds.
+fn keep_reports(runtime: &Runtime) -> Result<()> {
+    let connection = Connection::open(runtime.state_dir().join("sqlite_db.db"))?;
+    connection.busy_timeout(ANSWER_TIMEOUT)?;
+    let hosts: Vec<String> = HOSTS.iter().map(|host| format!("('{host}')")).collect();
+    let sql = format!(
+        "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < {REPORTS}),
+            hosts AS (SELECT row_number() OVER () - 1 AS place, column1 AS host FROM (VALUES {}))
+        INSERT INTO images_violations
+            (id, url, doctor_id, patient_id, order_no, channel, reason, image, keys, hosts, reported_at_ms)
+        SELECT 'report-' || n, 'https://' || host || '/pop/unlawful/' || n || '.jpg', '', '', '', '', 'x', '', '', '', 0
+        FROM numbers JOIN hosts ON place = n % {}",
+        hosts.join(", "),
+        HOSTS.len(),
+    );
+    let kept = connection.execute(&sql, [])?;
+    ensure!(kept == REPORTS, "{kept} were kept");
+    Ok(())
 }
 
 /// The same at every run.
