@@ -502,6 +502,7 @@ async fn faults_of_the_configuration_are_named_together() -> Result<()> {
         builder.variables([
             ("order_mapping", r#"{"columns": {"colour": "c"}, "statuses": {"1": "nowhere"}}"#),
             ("push_gateway_secret", ""),
+            ("redis_url", "redis://127.0.0.1:6379/0"),
             ("wechat_template_id", ""),
         ])
     })
@@ -516,9 +517,15 @@ async fn faults_of_the_configuration_are_named_together() -> Result<()> {
             "/variables/order_mapping/columns/colour",
             "/variables/order_mapping/statuses/1",
             "/variables/wechat_template_id",
-            "/variables/push_gateway_secret"
+            "/variables/push_gateway_secret",
+            "/variables/redis_url"
         ]
     );
+    for path in ["/pharmacy/drain", "/rewards/drain"] {
+        let (status, problem) = app.answer(path, "").await?;
+        assert_eq!(status, 503, "{path}");
+        assert!(problem["errors"].to_string().contains("/variables/redis_url"), "{problem}");
+    }
     Ok(())
 }
 
