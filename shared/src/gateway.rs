@@ -131,6 +131,15 @@ impl Gateways {
         })
     }
 
+    /// As [`Self::load`], for a component that delivers no message to operators, and is not given their webhook.
+    ///
+    /// # Errors
+    /// As those of [`Self::load`].
+    pub async fn load_for_people() -> Result<Result<Self, Vec<Fault>>, Problem> {
+        let people = Self::one("push_gateway").await?;
+        Ok(people.map(|people| Self { people, operators: Gateway(None) }))
+    }
+
     async fn one(name: &str) -> Result<Result<Gateway, Vec<Fault>>, Problem> {
         let (path, secret) = (format!("{name}_path"), format!("{name}_secret"));
         Ok(Gateway::new(name, &variable(name).await?, &variable(&path).await?, &variable(&secret).await?))
