@@ -37,7 +37,8 @@ lint:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 
-bench: ## what the functions cost beside the least that a component can do (BENCH_ONLY=http, stream, rewards or images; BENCH_ROUNDS)
+# BENCH_ONLY=http, stream, rewards or images; BENCH_SECONDS; BENCH_ROUNDS.
+bench: ## what the functions cost beside the least that a component can do
 	cargo run -q -p dev -- bench
 
 setup:

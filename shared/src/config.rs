@@ -5,7 +5,10 @@
 
 use std::{future::Future, sync::OnceLock};
 
-use crate::problem::{Fault, Kind, Problem};
+use crate::{
+    http::is_origin_of,
+    problem::{Fault, Kind, Problem},
+};
 
 /// The value of `name`.
 ///
@@ -20,6 +23,14 @@ pub async fn variable(name: &str) -> Result<String, Problem> {
 /// The problem of variables with these faults.
 pub fn misconfigured(faults: Vec<Fault>) -> Problem {
     Problem::new(Kind::Misconfigured, "the deployment's variables have faults").with_all(faults)
+}
+
+/// What is wrong with a value of the variable `redis_url`. Whatever stands behind host and port makes it no outbound
+/// grant, and one such grant makes the runtime refuse every outbound call of the component, to the gateway too.
+pub fn redis_url_fault(value: &str) -> Option<Fault> {
+    // The value itself may hold a password.
+    let detail = "must be redis://host or redis://host:port (or rediss), without a database such as /0 and credentials";
+    (!is_origin_of(value, &["redis", "rediss"])).then(|| Fault::at("/variables/redis_url", detail))
 }
 
 /// What is made once per instance, on first use.
@@ -49,5 +60,36 @@ impl<T> Lazy<T> {
 impl<T> Default for Lazy<T> {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_redis_url_is_an_origin_and_nothing_else() {
+        for good in
+            ["redis://127.0.0.1:6379", "redis://localhost", "rediss://redis.example.org:6380", "redis://[::1]:6379"]
+        {
+            assert!(redis_url_fault(good).is_none(), "{good}");
+        }
+        for bad in [
+            "",
+            "127.0.0.1:6379",
+            "http://127.0.0.1:6379",
+            "redis://127.0.0.1:6379/0",
+            "redis://127.0.0.1:6379/",
+            "redis://:secret@127.0.0.1:6379",
+            "redis://user:secret@127.0.0.1",
+            "redis://127.0.0.1:6379?protocol=3",
+            "redis://127.0.0.1:port",
+            "redis://",
+            " redis://127.0.0.1:6379",
+        ] {
+            let fault = redis_url_fault(bad).unwrap_or_else(|| panic!("{bad:?} is taken"));
+            assert_eq!(fault.pointer, "/variables/redis_url");
+            assert!(!fault.detail.contains("secret"), "{}", fault.detail);
+        }
     }
 }

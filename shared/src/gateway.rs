@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Uri, header};
+use http::{Request, Uri, header, uri::PathAndQuery};
 use serde::{Serialize, Serializer, ser::SerializeMap};
 use spin_sdk::wasip3::random::random;
 
@@ -49,16 +49,19 @@ impl Gateway {
         if !is_origin(base) {
             faults.push(Fault::at(format!("/variables/{name}"), "must be an origin such as https://push.example.org"));
         }
+        let path_fault = |detail: String| Fault::at(format!("/variables/{name}_path"), detail);
         if !path.starts_with('/') {
-            faults.push(Fault::at(format!("/variables/{name}_path"), "must start with /"));
+            faults.push(path_fault("must start with /".into()));
+        } else if let Err(error) = path.parse::<PathAndQuery>() {
+            faults.push(path_fault(format!("is no path: {error}")));
         }
         let secret = Secret::parse(secret)
             .map_err(|error| faults.push(Fault::at(format!("/variables/{name}_secret"), error.to_string())));
-        let uri = format!("{base}{path}")
-            .parse()
-            .map_err(|error| faults.push(Fault::at(format!("/variables/{name}"), format!("is no URL: {error}"))));
+        let uri = format!("{base}{path}").parse::<Uri>();
         match (secret, uri) {
             (Ok(secret), Ok(uri)) if faults.is_empty() => Ok(Self(Some(Endpoint { uri, secret }))),
+            // Each part is good, and the whole is too long.
+            (_, Err(error)) if faults.is_empty() => Err(vec![path_fault(format!("makes no URL: {error}"))]),
             _ => Err(faults),
         }
     }
@@ -127,6 +130,15 @@ impl Gateways {
             (Ok(people), Ok(operators)) => Ok(Self { people, operators }),
             (people, operators) => Err([people.err(), operators.err()].into_iter().flatten().flatten().collect()),
         })
+    }
+
+    /// As [`Self::load`], for a component that delivers no message to operators, and is not given their webhook.
+    ///
+    /// # Errors
+    /// As those of [`Self::load`].
+    pub async fn load_for_people() -> Result<Result<Self, Vec<Fault>>, Problem> {
+        let people = Self::one("push_gateway").await?;
+        Ok(people.map(|people| Self { people, operators: Gateway(None) }))
     }
 
     async fn one(name: &str) -> Result<Result<Gateway, Vec<Fault>>, Problem> {
@@ -254,6 +266,10 @@ mod tests {
             pointers("push.example.org", "messages", ""),
             ["/variables/push_gateway", "/variables/push_gateway_path", "/variables/push_gateway_secret"]
         );
+        let long = format!("/{}", "x".repeat(65_530));
+        for path in ["/mess ages", "/消息\u{7f}", "messages", &long] {
+            assert_eq!(pointers("https://push.example.org", path, SECRET), ["/variables/push_gateway_path"], "{path}");
+        }
         for origin in [
             "https://push.example.org/path",
             "https://user@push.example.org",

@@ -1,5 +1,6 @@
-//! Strict JSON. What other parsers let pass quietly is a fault here: a key that stands twice, a number that loses
-//! digits, nesting over 127 levels, bytes that are not UTF-8.
+//! Strict JSON. What other parsers let pass quietly is a fault here: a key that stands twice, a number out of range,
+//! nesting over 127 levels, bytes that are not UTF-8. A number of more digits than `u64` or `f64` holds is kept as the
+//! nearest [`Value::Float`], which nothing takes for an id: a row may well have such a column that nobody reads.
 //!
 //! [`Value`] borrows from the text, and keeps an object's fields in their order.
 

@@ -80,7 +80,7 @@ pub(crate) async fn keys() -> Result<&'static Keys, Problem> {
 /// # Errors
 /// 503 with every fault of its variables.
 pub(crate) async fn gateways() -> Result<&'static Gateways, Problem> {
-    GATEWAYS.get_or_try_init(async { Gateways::load().await?.map_err(misconfigured) }).await
+    GATEWAYS.get_or_try_init(async { Gateways::load_for_people().await?.map_err(misconfigured) }).await
 }
 
 /// The origins that may be fetched from, such as `https://legacy.example.org`.

@@ -8,7 +8,7 @@ use std::{
 
 use shared::{
     auth::Tokens,
-    config::{Lazy, misconfigured, variable},
+    config::{Lazy, misconfigured, redis_url_fault, variable},
     db::{self, Db, DbError},
     gateway::Gateways,
     log::EntryPath,
@@ -175,6 +175,7 @@ async fn load() -> Result<Config, Problem> {
             faults.push(Fault::at(format!("/variables/{name}"), "must not be empty"));
         }
     }
+    faults.extend(redis_url_fault(&stream.url));
     match (accounts, gateways) {
         (Ok(accounts), Ok(gateways)) if faults.is_empty() => Ok(Config { accounts, gateways, stream }),
         (accounts, gateways) => {

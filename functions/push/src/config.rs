@@ -2,7 +2,7 @@
 
 use shared::{
     auth::Tokens,
-    config::{Lazy, misconfigured, variable},
+    config::{Lazy, misconfigured, redis_url_fault, variable},
     db::{self, Db},
     gateway::Gateways,
     message::Accounts,
@@ -63,8 +63,9 @@ impl Stream {
     fn check(self) -> Result<Self, Vec<Fault>> {
         let names = [("orders_stream", &self.name), ("orders_stream_field", &self.field)];
         let empty = names.iter().filter(|(_, value)| value.trim().is_empty());
-        let faults: Vec<_> =
+        let mut faults: Vec<_> =
             empty.map(|(name, _)| Fault::at(format!("/variables/{name}"), "must not be empty")).collect();
+        faults.extend(redis_url_fault(&self.url));
         if faults.is_empty() { Ok(self) } else { Err(faults) }
     }
 }

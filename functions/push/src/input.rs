@@ -65,6 +65,22 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Input<'_>, Fault> {
     }
 }
 
+/// As [`read`], where nobody can be asked to send the input again: what is no JSON as a whole is lines also if the first
+/// is none, as long as another is an object.
+///
+/// # Errors
+/// As [`read`].
+pub(crate) fn salvage(bytes: &[u8]) -> Result<Input<'_>, Fault> {
+    let fault = match read(bytes) {
+        Err(fault) => fault,
+        input => return input,
+    };
+    let mut lines = bytes.split(|&byte| byte == b'\n').filter(|line| !line.trim_ascii().is_empty());
+    let several = lines.clone().nth(1).is_some();
+    let is_object = |line: &[u8]| line.trim_ascii_start().starts_with(b"{") && json::parse(line).is_ok();
+    if several && json::parse(bytes).is_err() && lines.any(is_object) { Ok(Input::Lines) } else { Err(fault) }
+}
+
 /// The events of one line, which may hold an array as well.
 ///
 /// # Errors
@@ -86,7 +102,11 @@ mod tests {
     use super::*;
 
     fn shape(text: &str) -> String {
-        match read(text.as_bytes()) {
+        shape_of(read(text.as_bytes()))
+    }
+
+    fn shape_of(input: Result<Input<'_>, Fault>) -> String {
+        match input {
             Ok(Input::One(_)) => "one".into(),
             Ok(Input::Many(events)) => format!("many {}", events.len()),
             Ok(Input::Lines) => "lines".into(),
@@ -105,6 +125,21 @@ mod tests {
         assert!(shape(&format!("[{}0]", "0,".repeat(10_000))).contains("NDJSON"));
         assert!(shape("{\"a\":\n").starts_with("not JSON"));
         assert!(shape("").starts_with("not JSON"));
+    }
+
+    #[test]
+    fn a_bad_first_line_is_no_reason_to_lose_the_others() {
+        let shape = |text: &str| shape_of(salvage(text.as_bytes()));
+        assert_eq!(shape("nonsense\n{}"), "lines");
+        assert_eq!(shape("\n{\"a\":\n\n {} \n"), "lines");
+        assert_eq!(shape("{}\nnonsense"), "lines");
+        assert_eq!(shape("{\n \"a\": 1\n}\n"), "one");
+        assert_eq!(shape("[{},\n{}]"), "many 2");
+        assert_eq!(shape("[\n]"), "has no event");
+        assert!(shape(&format!("[\n{{}}\n{}]", ",0".repeat(10_000))).contains("NDJSON"));
+        for text in ["nonsense\n1", "nonsense", "nonsense {}\n", "{\"a\":\n1\n"] {
+            assert!(shape(text).starts_with("not JSON"), "{text}");
+        }
     }
 
     #[test]

@@ -54,6 +54,9 @@ pub(crate) struct Delivered {
     detail: Option<String>,
 }
 
+/// The states of messages by their ids, each with why its last attempt failed.
+pub(crate) type States = HashMap<String, (State, Option<String>)>;
+
 /// Events that are committed together.
 #[derive(Default)]
 pub(crate) struct Batch {
@@ -105,6 +108,38 @@ impl Batch {
     /// Its messages' ids.
     pub(crate) fn ids(&self) -> Vec<String> {
         self.messages.iter().map(|message| message.id.clone()).collect()
+    }
+
+    /// What became of a committed batch, in the order of its events, by the states that its messages are in. One whose
+    /// state is not known is in the outbox all the same.
+    pub(crate) fn answers(self, states: &States) -> Vec<Answer<Delivered>> {
+        let answer = |event_id, message: &Message| {
+            // Somebody else may be posting it this very moment.
+            let (state, detail) = match states.get(&message.id) {
+                Some((State::Sending, _)) | None => (State::Pending, None),
+                Some((State::Sent, _)) => (State::Sent, None),
+                Some((state, detail)) => (*state, detail.clone()),
+            };
+            Answer {
+                event_id,
+                outcome: state.as_str(),
+                scenario: Some(message.scenario),
+                messages: vec![Delivered {
+                    id: message.id.clone(),
+                    recipient: message.recipient.clone(),
+                    channel: message.channel,
+                    state: state.as_str(),
+                    detail,
+                }],
+                detail: None,
+            }
+        };
+        let Self { results, messages, .. } = self;
+        let answers = results.into_iter().filter_map(|taken| match taken {
+            Taken::Message(event_id, place) => Some(answer(event_id, messages.get(place)?)),
+            Taken::Nothing(answer) => Some(answer),
+        });
+        answers.collect()
     }
 
     /// The answers of a batch that could not be committed: everything of it is to be sent again.
@@ -193,39 +228,15 @@ impl<C: Courier> Intake<'_, C> {
         Ok(tally)
     }
 
+    /// The states of a committed batch's messages.
+    pub(crate) async fn states(&self, batch: &Batch) -> Result<States, DbError> {
+        Ok(ledger::states(self.db, &batch.ids()).await?.into_iter().collect())
+    }
+
     /// What became of a committed batch, in the order of its events.
     pub(crate) async fn answers(&self, batch: Batch) -> Result<Vec<Answer<Delivered>>, DbError> {
-        let states: HashMap<String, (State, Option<String>)> =
-            ledger::states(self.db, &batch.ids()).await?.into_iter().collect();
-        let answer = |event_id, message: &Message| {
-            // Somebody else may be posting it this very moment.
-            let (state, detail) = match states.get(&message.id) {
-                Some((State::Sending, _)) | None => (State::Pending, None),
-                Some((State::Sent, _)) => (State::Sent, None),
-                Some((state, detail)) => (*state, detail.clone()),
-            };
-            Answer {
-                event_id,
-                outcome: state.as_str(),
-                scenario: Some(message.scenario),
-                messages: vec![Delivered {
-                    id: message.id.clone(),
-                    recipient: message.recipient.clone(),
-                    channel: message.channel,
-                    state: state.as_str(),
-                    detail,
-                }],
-                detail: None,
-            }
-        };
-        let Batch { results, messages, .. } = batch;
-        Ok(results
-            .into_iter()
-            .filter_map(|taken| match taken {
-                Taken::Message(event_id, place) => Some(answer(event_id, messages.get(place)?)),
-                Taken::Nothing(answer) => Some(answer),
-            })
-            .collect())
+        let states = self.states(&batch).await?;
+        Ok(batch.answers(&states))
     }
 }
 
@@ -241,4 +252,29 @@ const fn path_name(path: EntryPath) -> &'static str {
 /// Writes the line of an event that sent nothing.
 pub(crate) fn log(key: &str, outcome: &str, detail: Option<&str>, took: Duration, path: EntryPath) {
     Line { known_as: (), what: "event", key, outcome, detail, took, path, version: VERSION }.write();
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::json;
+
+    use super::*;
+    use crate::format::tests::formatter;
+
+    #[test]
+    fn a_committed_event_whose_state_cannot_be_read_is_pending() {
+        let mut batch = Batch::default();
+        for text in [include_str!("../testdata/maxwell_update.json"), "7"] {
+            let event = json::parse(text.as_bytes()).unwrap();
+            batch.add(formatter("").format(&event), || written(&event));
+        }
+        let ids = batch.ids();
+        let answers = serde_json::to_value(batch.answers(&States::new())).unwrap();
+        assert_eq!((&answers[0]["outcome"], &answers[1]["outcome"]), (&"pending".into(), &"rejected".into()));
+        assert_eq!(
+            (&answers[0]["messages"][0]["id"], &answers[0]["scenario"]),
+            (&ids[0].as_str().into(), &"nurse_accepted".into())
+        );
+        assert!(answers[0]["event_id"].as_str().unwrap().starts_with("maxwell:"));
+    }
 }

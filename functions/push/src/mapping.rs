@@ -146,13 +146,13 @@ impl OrderMapping {
         let patient = Person {
             id: id(row, &columns.patient_id, &mut faults),
             name: None,
-            address: address(row, &columns.patient_openid, &mut faults),
-            mini_program_address: address(row, &columns.patient_mini_program_openid, &mut faults),
+            address: address(row, &columns.patient_openid, OPENID_MAX, &mut faults),
+            mini_program_address: address(row, &columns.patient_mini_program_openid, OPENID_MAX, &mut faults),
         };
         let nurse = Person {
             id: id(row, &columns.nurse_id, &mut faults),
             name: text(row, &columns.nurse_name).map(str::to_owned),
-            address: address(row, &columns.nurse_alias, &mut faults),
+            address: address(row, &columns.nurse_alias, ALIAS_MAX, &mut faults),
             mini_program_address: None,
         };
         let channel = text(row, &columns.channel).map(|name| patient_channel(name).ok_or_else(|| shortened(name)));
@@ -237,15 +237,26 @@ fn id(row: &RowUpdate<'_>, column: &Option<String>, faults: &mut Vec<String>) ->
     who.flatten()
 }
 
-fn address(row: &RowUpdate<'_>, column: &Option<String>, faults: &mut Vec<String>) -> Option<String> {
-    // WeChat's openids have 28 bytes, JPush's aliases at most 40.
-    const ADDRESS_MAX: usize = 64;
-    let address = text(row, column)?;
-    if address.len() > ADDRESS_MAX || address.chars().any(|c| c.is_control() || c.is_whitespace()) {
-        faults.push(format!("`{}` is no address", column.as_deref().unwrap_or_default()));
+/// WeChat's openids have 28 bytes, and nobody promises that this stays.
+const OPENID_MAX: usize = 64;
+
+/// The most bytes of a JPush alias.
+const ALIAS_MAX: usize = 40;
+
+/// Where a person is reached: a text, or a number, which one feed writes as such and another as its digits. As with
+/// ids, 0 is what a column without default has.
+fn address(row: &RowUpdate<'_>, column: &Option<String>, max: usize, faults: &mut Vec<String>) -> Option<String> {
+    let column = column.as_deref()?;
+    let address = match row.now(column)? {
+        Value::String(text) => Some(text.trim().to_owned()),
+        number => Id::from_json(number).map(|id| id.as_str().to_owned()),
+    };
+    let fits = |address: &String| address.len() <= max && !address.chars().any(|c| c.is_control() || c.is_whitespace());
+    let Some(address) = address.filter(fits) else {
+        faults.push(format!("`{column}` is no address of at most {max} bytes"));
         return None;
-    }
-    Some(address.to_owned())
+    };
+    (!matches!(address.as_str(), "" | "0")).then_some(address)
 }
 
 /// A column's time: RFC 3339, `2016-12-10 17:12:46` in Asia/Shanghai, Unix seconds or milliseconds.
@@ -427,4 +438,58 @@ fn scenarios() -> String {
 
 fn names(keys: impl Iterator<Item = &'static str>) -> String {
     keys.collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::json;
+
+    use crate::format::{Outcome, tests::formatter};
+
+    /// The message of a text's one event, or why there is none.
+    fn message(mapping: &str, text: &str) -> Result<serde_json::Value, String> {
+        let event = json::parse(text.as_bytes()).unwrap();
+        match formatter(mapping).format(&event).remove(0).outcome {
+            Outcome::Formatted(message) => Ok(serde_json::to_value(message).unwrap()),
+            Outcome::Rejected(why) => Err(why),
+            _ => panic!("{text}"),
+        }
+    }
+
+    #[test]
+    fn an_address_that_is_a_number_is_the_same_in_every_feed() {
+        let mapping = r#"{"columns": {"nurse_alias": "nurse_id", "patient_openid": "patient_id"}}"#;
+        for sample in [
+            include_str!("../testdata/maxwell_update.json"),
+            include_str!("../testdata/maxwell_update_with_position.json"),
+            include_str!("../testdata/canal_update.json"),
+            include_str!("../testdata/debezium_mysql_update.json"),
+            include_str!("../testdata/debezium_mysql_update_unwrapped.json"),
+            include_str!("../testdata/debezium_postgres_update.json"),
+        ] {
+            assert_eq!(message(mapping, sample).unwrap()["payload"]["touser"], "98", "{sample}");
+            let refund = sample.replace("待服务", "退款申请中").replace("待接单", "服务中");
+            let told = message(mapping, &refund).unwrap();
+            assert_eq!(told["payload"]["audience"], serde_json::json!({"alias": ["17"]}), "{sample}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_address_is_named() {
+        let mapping = r#"{"columns": {"nurse_alias": "alias", "patient_openid": "openid"}}"#;
+        let with = |openid: &str, alias: &str| {
+            let event = r#"{"database":"clinic","table":"order","type":"update","ts":1,"xid":1,"data":{"id":1,
+                "status":"待服务","patient_id":98,"nurse_id":17,"openid":OPENID,"alias":ALIAS},"old":{"status":"待接单"}}"#;
+            message(mapping, &event.replace("OPENID", openid).replace("ALIAS", alias))
+        };
+        let text = |bytes: usize| format!("{:?}", "x".repeat(bytes));
+        for openid in ["true", "1.5", "[]", "\"a b\"", &text(65)] {
+            assert_eq!(with(openid, "null").unwrap_err(), "`openid` is no address of at most 64 bytes");
+        }
+        assert_eq!(with("null", &text(41)).unwrap_err(), "`alias` is no address of at most 40 bytes");
+        assert!(with(&text(64), &text(40)).is_ok());
+        for none in ["null", "0", "\"0\"", "\" \""] {
+            assert_eq!(with(none, none).unwrap()["payload"]["touser"], "patient:98", "{none}");
+        }
+    }
 }

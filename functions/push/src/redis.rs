@@ -86,7 +86,7 @@ fn batches(config: &Config, payload: &[u8]) -> Vec<Batch> {
         batches.next().add_unreadable(fault, payload);
         return batches.all();
     }
-    match input::read(payload) {
+    match input::salvage(payload) {
         Ok(Input::One(event)) => batches.next().add(formatter.format(&event), || written(&event)),
         Ok(Input::Many(events)) => {
             for event in &events {

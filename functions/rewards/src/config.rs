@@ -2,7 +2,7 @@
 
 use shared::{
     auth::Tokens,
-    config::{Lazy, misconfigured, variable},
+    config::{Lazy, misconfigured, redis_url_fault, variable},
     db::{self, Db},
     gateway::{Deliveries, Gateways},
     log::EntryPath,
@@ -120,6 +120,7 @@ async fn load() -> Result<Config, Problem> {
     let empty = names.iter().filter(|(_, value)| value.trim().is_empty());
     let mut faults: Vec<Fault> =
         empty.map(|(name, _)| Fault::at(format!("/variables/{name}"), "must not be empty")).collect();
+    faults.extend(redis_url_fault(&stream.url));
     let threshold = variable("stock_threshold").await?;
     let stock_threshold = threshold.trim().parse().ok().filter(|threshold| (0..=1_000_000).contains(threshold));
     if stock_threshold.is_none() {

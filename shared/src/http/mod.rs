@@ -167,8 +167,13 @@ impl From<ErrorCode> for SendError {
 
 /// Whether a text is an origin, as an outbound grant is one: `https://push.example.org`, without a path or a slash.
 pub fn is_origin(text: &str) -> bool {
+    is_origin_of(text, &["http", "https"])
+}
+
+/// Whether a text is an origin of one of these schemes.
+pub fn is_origin_of(text: &str, schemes: &[&str]) -> bool {
     text.parse::<http::Uri>().is_ok_and(|uri| {
-        let scheme = matches!(uri.scheme_str(), Some("http" | "https"));
+        let scheme = uri.scheme_str().is_some_and(|scheme| schemes.contains(&scheme));
         let bare = text.split_once("://").is_some_and(|(_, rest)| !rest.contains(['/', '?', '#', '@', '*']));
         let named = uri.host().is_some_and(|host| !host.is_empty());
         // A port that is there must be one.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 use harness::runtime::VARIABLE_PREFIX;
@@ -83,10 +83,14 @@ impl Up {
             ("card_key".to_owned(), self.card_key.clone()),
         ]);
         if self.has_dev_gateway(given) {
-            let origin = format!("http://{}", reachable(self.gateway_listen));
-            for name in ["push_gateway", "operators_webhook"] {
-                derived.insert(name.to_owned(), origin.clone());
-                derived.insert(format!("{name}_secret"), self.gateway_secret.clone());
+            // The dev gateway is both, unless operators have a webhook of their own, and knows one secret.
+            let secrets = ["push_gateway_secret", "operators_webhook_secret"];
+            let named: &[_] = if given.contains_key("operators_webhook") { &secrets[..1] } else { &secrets };
+            let secret = named.iter().find_map(|name| given.get(*name)).unwrap_or(&self.gateway_secret);
+            for name in named {
+                let gateway = name.trim_end_matches("_secret");
+                derived.insert(gateway.to_owned(), format!("http://{}", reachable(self.gateway_listen)));
+                derived.insert((*name).to_owned(), secret.clone());
             }
         }
         derived.extend(given.clone());
@@ -112,8 +116,26 @@ pub(crate) fn given_variables() -> Result<Variables> {
             given.extend(variable(entry));
         }
     }
-    given.extend(std::env::vars().filter_map(variable));
+    // Not `vars`, which panics at what is no UTF-8 in any variable of anybody.
+    for (name, value) in std::env::vars_os() {
+        let Some(name) = name.to_str().filter(|name| name.starts_with(VARIABLE_PREFIX)) else { continue };
+        let value = value.into_string().ok().with_context(|| format!("{name} is not UTF-8"))?;
+        given.extend(variable((name.to_owned(), value)));
+    }
     Ok(given)
+}
+
+/// Refuses what the application would: with any other URL no component may call anybody, the gateway included.
+pub(crate) fn check_redis_url(url: &str) -> Result<()> {
+    let rest = url.strip_prefix("redis://").or_else(|| url.strip_prefix("rediss://"));
+    if rest.is_none_or(|rest| rest.is_empty() || rest.contains(['/', '?', '#', '@'])) {
+        // Not quoted: it may hold a password.
+        bail!(
+            "REDIS_URL must be redis://host or redis://host:port, without a database such as /0 and without \
+             credentials: an outbound grant of Spin is an origin"
+        );
+    }
+    Ok(())
 }
 
 fn variable((name, value): (String, String)) -> Option<(String, String)> {
@@ -168,6 +190,41 @@ mod tests {
             let variables = up().variables(&given("PUSH_GATEWAY", named));
             assert_eq!(variables["push_gateway"], named);
             assert!(!variables.contains_key("push_gateway_secret"));
+        }
+    }
+
+    #[test]
+    fn whoever_tells_the_dev_gateway_signs_as_it_verifies() {
+        let both = ["push_gateway_secret", "operators_webhook_secret"];
+        for name in both {
+            let variables = up().variables(&given(&name.to_uppercase(), "whsec_given"));
+            for secret in both {
+                assert_eq!(variables[secret], "whsec_given", "{name}");
+            }
+            assert_eq!(variables["operators_webhook"], variables["push_gateway"]);
+        }
+        let variables = up().variables(&given("OPERATORS_WEBHOOK", "https://alerts.example"));
+        assert_eq!(variables["operators_webhook"], "https://alerts.example");
+        assert!(!variables.contains_key("operators_webhook_secret"));
+        assert_eq!(variables["push_gateway_secret"], "whsec_dev");
+        // What is meant for the operators' own webhook is not the dev gateway's.
+        let mut two = given("OPERATORS_WEBHOOK", "https://alerts.example");
+        two.extend(given("OPERATORS_WEBHOOK_SECRET", "whsec_theirs"));
+        let variables = up().variables(&two);
+        assert_eq!(
+            (&*variables["push_gateway_secret"], &*variables["operators_webhook_secret"]),
+            ("whsec_dev", "whsec_theirs")
+        );
+    }
+
+    #[test]
+    fn a_redis_url_is_refused_for_whatever_stands_behind_host_and_port() {
+        for good in ["redis://127.0.0.1:6379", "redis://localhost", "rediss://redis.example.org:6380"] {
+            check_redis_url(good).unwrap();
+        }
+        for bad in ["", "redis://", "127.0.0.1:6379", "redis://127.0.0.1:6379/0", "redis://:secret@127.0.0.1"] {
+            let error = check_redis_url(bad).unwrap_err().to_string();
+            assert!(error.contains("/0") && !error.contains("secret"), "{error}");
         }
     }
 

@@ -116,6 +116,7 @@ async fn up(settings: &settings::Up, parts: &mut Parts) -> Result<()> {
     let application = Application::read(settings, settings.variables(&given))?;
 
     // What can be refused at once is refused before minutes of building.
+    settings::check_redis_url(application.redis_url())?;
     if !port::is_free(settings.listen) {
         bail!(
             "LISTEN={}: one cannot listen there, most likely because something already does; choose another",
@@ -160,6 +161,10 @@ fn start_gateway(settings: &settings::Up, variables: &Variables) -> Result<Gatew
 async fn ensure_redis(application: &Application, ours: &mut Option<Redis>) -> Result<()> {
     let url = application.redis_url();
     if redis::answers(url).await {
+        // Another one has taken the place of ours, which is not to be watched any more.
+        if ours.as_mut().is_some_and(|ours| !ours.is_running()) {
+            *ours = None;
+        }
         return Ok(());
     }
     if let Some(ours) = ours {
@@ -167,8 +172,9 @@ async fn ensure_redis(application: &Application, ours: &mut Option<Redis>) -> Re
         return ours.restart().await;
     }
     let (host, port) = redis::host_and_port(url).context("REDIS_URL")?;
-    if !["127.0.0.1", "localhost", "::1"].contains(&host.as_str()) {
-        bail!("no Redis answers at REDIS_URL={url}, and that is not this machine, so that none is started");
+    // What is started listens there alone, not at ::1.
+    if !["127.0.0.1", "localhost"].contains(&host.as_str()) {
+        bail!("no Redis answers at REDIS_URL={url}, and one is started at 127.0.0.1 alone");
     }
     if on_path("redis-server").is_none() {
         setup::redis_server().await?;
@@ -237,4 +243,35 @@ async fn start_again(application: &Application, runtime: &mut Runtime, redis: &m
         ensure_redis(application, redis).await?;
     }
     runtime.restart().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn our_redis_is_watched_until_another_takes_its_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let started = Redis::start().await.unwrap();
+        let (url, port) = (started.url(), started.port());
+        let application = Application {
+            manifest: Manifest::read(&manifest_file()).unwrap(),
+            variables: Variables::from([("redis_url".to_owned(), url.clone())]),
+            kind: Kind::Host,
+            state_dir: folder.path().to_owned(),
+            hears_redis: true,
+        };
+        let mut ours = Some(started);
+        ensure_redis(&application, &mut ours).await.unwrap();
+        assert!(ours.is_some(), "ours answers, and is watched");
+
+        ours.as_mut().unwrap().kill();
+        ensure_redis(&application, &mut ours).await.unwrap();
+        assert!(ours.as_mut().unwrap().is_running(), "ours is started again");
+
+        ours.as_mut().unwrap().kill();
+        let _another = Redis::builder().port(port).start().await.unwrap();
+        ensure_redis(&application, &mut ours).await.unwrap();
+        assert!(ours.is_none() && redis::answers(&url).await, "another answers, and ends by itself");
+    }
 }

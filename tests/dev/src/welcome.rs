@@ -40,6 +40,7 @@ pub(crate) async fn print(
         let url = application.redis_url();
         let whose = if redis_is_ours { "started here" } else { "was there already" };
         println!("  Redis     {url} ({whose})");
+        let mut streams = Vec::new();
         for (channel, component) in application.manifest.channels() {
             let channel = resolve(channel);
             let stream = channel.strip_prefix(KEYSPACE);
@@ -47,10 +48,9 @@ pub(crate) async fn print(
             println!("              {heard:<24} {component}");
             let waited = redis::wait_for_subscriber(url, &channel, SUBSCRIPTION_TIMEOUT).await;
             notes.extend(waited.err().map(|error| format!("{error:#}.")));
-            if let Some(stream) = stream {
-                notes.extend(doorbell::warning(url, stream).await);
-            }
+            streams.extend(stream.map(str::to_owned));
         }
+        notes.extend(doorbell::warning(url, &streams).await);
     } else {
         println!("  Redis     none (TRIGGERS=http)");
     }

@@ -2,13 +2,12 @@
 
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use harness::feeds::Update;
 use harness::runtime::{Kind, VARIABLE_PREFIX};
-use harness::{Redis, http_client, port, redis, workspace_root};
+use harness::{Redis, http_client, port, process, redis, workspace_root};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use reqwest::StatusCode;
@@ -74,6 +73,7 @@ fn command(folder: &TempDir, ports: Ports, triggers: &str) -> Command {
         .env("TRIGGERS", triggers)
         .env("API_TOKEN", TOKEN)
         .env("ADMIN_TOKEN", "operator-token")
+        .env("CARD_KEY", "test:ZGV2LWNhcmQta2V5LW9mLXRoaXMtbWFjaGluZS1vbmw=")
         // The one that these tests were built with: another build of it takes minutes.
         .env("CLINIC_HOST", workspace_root().join("target/debug/clinic-host"))
         .env("GATEWAY_SECRET", SECRET)
@@ -167,23 +167,15 @@ impl Up {
 
     /// The runtime's own process: the child that is told where to listen.
     fn runtime_process(&self) -> Pid {
-        let ps = Command::new("ps").args(["-A", "-o", "pid=,ppid=,args="]).output().unwrap();
-        let processes = String::from_utf8_lossy(&ps.stdout).into_owned();
-        let children = processes.lines().filter_map(|line| {
-            let mut words = line.split_whitespace();
-            let (pid, parent) = (words.next()?.parse().ok()?, words.next()?.parse::<i32>().ok()?);
-            let program = PathBuf::from(words.next()?);
-            let name = program.file_name()?.to_str()?.to_owned();
-            (parent == self.pid().as_raw()).then_some((pid, name))
-        });
+        let mut children = process::all();
+        children.retain(|child| child.parent == self.pid());
         let expected = match Kind::choose(&runtime()).unwrap() {
             Kind::Spin => "spin",
             Kind::Host => "clinic-host",
         };
-        let mut found = children.filter(|(_, name)| name == expected);
-        let (pid, _) = found.next().unwrap_or_else(|| panic!("no child {expected}:\n{processes}"));
-        assert!(found.next().is_none(), "{processes}");
-        Pid::from_raw(pid)
+        let found: Vec<_> = children.iter().filter(|child| child.program == expected).collect();
+        assert_eq!(found.len(), 1, "{expected}: {children:?}");
+        found[0].pid
     }
 
     /// Ctrl-C; returns when it has ended and its ports are free.
@@ -223,7 +215,9 @@ async fn the_application_runs_and_is_restarted_and_leaves_nothing() {
     up.wait_for_messages(3).await;
     assert!(up.folder.path().join("state/redis/appendonlydir").is_dir());
     let said = up.output("stdout");
-    assert!(said.contains("orders:stream (stream) push-events") && said.contains("xadd orders:stream '*' message '{"));
+    let streams = ["orders:stream", "pharmacy:stream", "accounts:stream"];
+    assert!(streams.iter().all(|stream| said.contains(&format!("{stream} (stream)"))), "{said}");
+    assert!(said.contains("xadd orders:stream '*' message '{"), "{said}");
     assert!(!said.contains("notify-keyspace-events"), "{said}");
 
     let first = up.runtime_process();
@@ -283,4 +277,35 @@ fn without_a_token_it_does_not_start() {
         assert!(error.contains("API_TOKEN"), "{error}");
         assert!(!error.contains(TOKEN) && ports.all_are_free());
     }
+}
+
+#[test]
+fn a_redis_url_that_is_no_origin_is_refused_at_once() {
+    for (parameter, url) in
+        [("REDIS_URL", "redis://127.0.0.1:6379/0"), ("SPIN_VARIABLE_REDIS_URL", "redis://:pw@127.0.0.1")]
+    {
+        let folder = tempfile::tempdir().unwrap();
+        let ports = Ports::new();
+        let status = command(&folder, ports, "all").env(parameter, url).status().unwrap();
+        let error = fs::read_to_string(folder.path().join("stderr")).unwrap();
+        assert!(!status.success() && error.contains("REDIS_URL must be redis://host"), "{error}");
+        assert!(!error.contains("pw") && ports.all_are_free());
+    }
+}
+
+#[test]
+fn a_variable_of_somebody_else_need_not_be_utf_8() {
+    use std::{ffi::OsStr, os::unix::ffi::OsStrExt};
+    let latin = OsStr::from_bytes(b"caf\xe9");
+    let folder = tempfile::tempdir().unwrap();
+    let mut others = command(&folder, Ports::new(), "all");
+    // It gets as far as the next fault.
+    let status = others.env("CAFE", latin).env("REDIS_URL", "nowhere").status().unwrap();
+    let error = fs::read_to_string(folder.path().join("stderr")).unwrap();
+    assert!(!status.success() && error.contains("REDIS_URL"), "{error}");
+
+    let mut ours = command(&folder, Ports::new(), "all");
+    let status = ours.env("SPIN_VARIABLE_APP_LINK", latin).status().unwrap();
+    let error = fs::read_to_string(folder.path().join("stderr")).unwrap();
+    assert!(!status.success() && error.contains("SPIN_VARIABLE_APP_LINK is not UTF-8"), "{error}");
 }

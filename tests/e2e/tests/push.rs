@@ -134,7 +134,7 @@ async fn a_delivered_message_is_logged_as_the_operators_know_it() -> Result<()> 
 #[tokio::test]
 async fn what_cannot_be_read_on_the_channel_is_logged_and_the_next_message_delivered() -> Result<()> {
     let app = App::start().await?;
-    let lines = format!("{}\nnonsense\n{}\n", accepted(1).maxwell(), accepted(2).canal());
+    let lines = format!("nonsense\n{}\nnonsense\n{}\n", accepted(1).maxwell(), accepted(2).canal());
     for payload in [&b"\xff\xfe"[..], b"", b"{\"a\":", lines.as_bytes()] {
         app.publish("orders", payload).await?;
     }
@@ -148,7 +148,7 @@ async fn what_cannot_be_read_on_the_channel_is_logged_and_the_next_message_deliv
     app.runtime
         .wait_for_log("push-events", PATIENCE, |line| line["detail"].to_string().contains("not an event of"))
         .await?;
-    assert_eq!(app.runtime.logs("push-events").iter().filter(rejected).count(), 6);
+    assert_eq!(app.runtime.logs("push-events").iter().filter(rejected).count(), 7);
     Ok(())
 }
 
@@ -502,6 +502,7 @@ async fn faults_of_the_configuration_are_named_together() -> Result<()> {
         builder.variables([
             ("order_mapping", r#"{"columns": {"colour": "c"}, "statuses": {"1": "nowhere"}}"#),
             ("push_gateway_secret", ""),
+            ("redis_url", "redis://127.0.0.1:6379/0"),
             ("wechat_template_id", ""),
         ])
     })
@@ -516,9 +517,15 @@ async fn faults_of_the_configuration_are_named_together() -> Result<()> {
             "/variables/order_mapping/columns/colour",
             "/variables/order_mapping/statuses/1",
             "/variables/wechat_template_id",
-            "/variables/push_gateway_secret"
+            "/variables/push_gateway_secret",
+            "/variables/redis_url"
         ]
     );
+    for path in ["/pharmacy/drain", "/rewards/drain"] {
+        let (status, problem) = app.answer(path, "").await?;
+        assert_eq!(status, 503, "{path}");
+        assert!(problem["errors"].to_string().contains("/variables/redis_url"), "{problem}");
+    }
     Ok(())
 }
 

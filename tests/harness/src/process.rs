@@ -153,6 +153,53 @@ fn peak_memory_of(status: &str) -> Option<u64> {
     Some(kibibytes * 1_024)
 }
 
+/// A process of this machine.
+#[derive(Debug)]
+pub struct Process {
+    /// Its own id.
+    pub pid: Pid,
+    /// Its parent's.
+    pub parent: Pid,
+    /// Whether it runs, and is no zombie that merely waits to be collected.
+    pub runs: bool,
+    /// The program's name, of which Linux keeps 15 bytes.
+    pub program: String,
+}
+
+/// All processes: as Linux lists them, since not every Linux has `ps`; elsewhere as `ps` does.
+pub fn all() -> Vec<Process> {
+    if let Ok(entries) = std::fs::read_dir("/proc") {
+        let stat = |entry: std::fs::DirEntry| std::fs::read_to_string(entry.path().join("stat")).ok();
+        return entries.flatten().filter_map(stat).filter_map(|stat| of_stat(&stat)).collect();
+    }
+    let listed = Command::new("ps").args(["-A", "-o", "pid=,ppid=,stat=,comm="]).output();
+    let listed = listed.map(|listed| String::from_utf8_lossy(&listed.stdout).into_owned()).unwrap_or_default();
+    let process = |line: &str| {
+        let mut words = line.split_whitespace();
+        let (pid, parent, state) = (words.next()?, words.next()?, words.next()?);
+        of_words(pid, parent, state, words.next()?.rsplit('/').next()?)
+    };
+    listed.lines().filter_map(process).collect()
+}
+
+/// Of a `/proc/<pid>/stat`: `7 (name) S 1 …`, where the name may have spaces and parentheses.
+fn of_stat(stat: &str) -> Option<Process> {
+    let (head, tail) = stat.rsplit_once(')')?;
+    let (pid, program) = head.split_once('(')?;
+    let mut words = tail.split_whitespace();
+    let (state, parent) = (words.next()?, words.next()?);
+    of_words(pid.trim(), parent, state, program)
+}
+
+fn of_words(pid: &str, parent: &str, state: &str, program: &str) -> Option<Process> {
+    Some(Process {
+        pid: Pid::from_raw(pid.parse().ok()?),
+        parent: Pid::from_raw(parent.parse().ok()?),
+        runs: !state.starts_with(['Z', 'X']),
+        program: program.to_owned(),
+    })
+}
+
 /// Where the PATH has this program.
 pub fn on_path(program: &str) -> Option<PathBuf> {
     use std::os::unix::fs::PermissionsExt;
@@ -172,11 +219,20 @@ mod tests {
         command
     }
 
-    /// Whether the process runs: not gone, and not a zombie that merely waits to be collected.
     fn is_running(pid: &str) -> bool {
-        let ps = Command::new("ps").args(["-o", "stat=", "-p", pid]).output().unwrap();
-        let state = String::from_utf8_lossy(&ps.stdout);
-        !state.trim().is_empty() && !state.trim().starts_with('Z')
+        all().iter().any(|process| process.pid.to_string() == pid && process.runs)
+    }
+
+    #[test]
+    fn a_process_is_listed_with_its_parent_and_its_program() {
+        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+        let listed = all().into_iter().find(|process| process.pid.as_raw().unsigned_abs() == child.id());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let listed = listed.unwrap();
+        assert!(listed.runs && listed.parent == Pid::this(), "{listed:?}");
+        let odd = of_stat("7 (a) b (c) Z 1 7 7 0").unwrap();
+        assert_eq!((odd.program.as_str(), odd.parent.as_raw(), odd.runs), ("a) b (c", 1, false));
     }
 
     async fn grandchild(folder: &tempfile::TempDir) -> (Group, String) {

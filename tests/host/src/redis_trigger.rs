@@ -129,8 +129,10 @@ impl Subscription {
         let mut messages = connection.into_on_message();
         loop {
             let message = tokio::select! {
-                message = messages.next() => message,
+                // First: what waits is not begun any more.
+                biased;
                 _ = stop.changed() => return true,
+                message = messages.next() => message,
             };
             match message {
                 Some(message) => self.handle(&message).await,

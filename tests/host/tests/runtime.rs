@@ -571,6 +571,19 @@ async fn a_graceful_stop_finishes_what_is_in_flight() {
 }
 
 #[tokio::test]
+async fn a_graceful_stop_finishes_the_redis_message_in_hand() {
+    let redis = Redis::start(free_port()).await;
+    let mut host = Start::probe().variable("REDIS_URL", &redis.url()).up().await;
+    redis.publish("probe", "sleep 1500").await;
+    host.wait_for("stderr", "sleep 1500").await;
+    redis.publish("probe", "next").await;
+    host.signal(Signal::SIGTERM);
+    assert_eq!(host.exit().await.code(), Some(0));
+    let log = host.folder.path().join("state/logs/probe-events_stdout.txt");
+    assert_eq!(fs::read_to_string(log).unwrap(), "sleep 1500\nslept 1500 ms\n");
+}
+
+#[tokio::test]
 async fn a_second_signal_stops_at_once() {
     let mut host = Start::http().up().await;
     let url = format!("{}/probe/sleep?ms=9000", host.url);

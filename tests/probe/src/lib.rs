@@ -99,6 +99,10 @@ mod events {
             return super::store_row(row).await.map_err(|error| error.to_string());
         }
         println!("{text}");
+        if let Some(ms) = text.strip_prefix("sleep ").and_then(|ms| ms.parse().ok()) {
+            spin_sdk::time::sleep(std::time::Duration::from_millis(ms)).await;
+            println!("slept {ms} ms");
+        }
         match text.as_ref() {
             "fail" => Err("asked to fail".into()),
             _ => Ok(()),

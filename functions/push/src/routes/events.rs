@@ -150,7 +150,9 @@ impl Call {
             let until_ms = *self.until_ms.get_or_insert_with(|| clock::now_ms() + SPEND_MS);
             // What cannot be delivered now is in the outbox: it is the caller's no more.
             let _ = intake.deliver(&batch.ids(), until_ms).await;
-            for answer in intake.answers(batch).await? {
+            // It is kept, whether or not one can read now how far it is.
+            let states = intake.states(&batch).await.unwrap_or_default();
+            for answer in batch.answers(&states) {
                 write(&answer, end, out);
             }
         }
