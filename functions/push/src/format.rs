@@ -100,6 +100,18 @@ impl Formatter {
         self.readings(event, None).collect()
     }
 
+    /// What the row of a kept event becomes that is known by this id; nothing if no row is.
+    ///
+    /// One event may have many rows, of which this is one. The only one is it, whatever it is called by now: by another
+    /// mapping another column may have the order's id.
+    pub(crate) fn format_kept(&self, event: &Value<'_>, id: &str, operation: Option<&str>) -> Vec<Formatted> {
+        let mut results = self.format_as(event, operation);
+        if results.len() > 1 {
+            results.retain(|formatted| formatted.event_id.as_ref().is_none_or(|found| found.as_str() == id));
+        }
+        results
+    }
+
     /// The results of one event as if its rows had this operation.
     pub(crate) fn format_as(&self, event: &Value<'_>, operation: Option<&str>) -> Vec<Formatted> {
         self.readings(event, operation).collect()
@@ -202,6 +214,20 @@ pub(crate) mod tests {
             app_link: String::new(),
         };
         Formatter { mapping: OrderMapping::parse(mapping).unwrap(), accounts }
+    }
+
+    #[test]
+    fn a_kept_event_is_found_again_when_another_column_has_its_orders_id() {
+        let text = r#"{"database":"d","table":"order","type":"update","ts":1481361166,"xid":1,"commit":true,
+            "data":{"order_no":7,"status":"待服务","patient_id":98,"nurse_id":17},"old":{"status":"待接单"}}"#;
+        let event = json::parse(text.as_bytes()).unwrap();
+        let before = formatter("").format(&event).pop().unwrap();
+        assert!(matches!(before.outcome, Outcome::Rejected(_)), "{before:?}");
+        let id = before.event_id.unwrap();
+        let after =
+            formatter(r#"{"columns":{"id":"order_no"}}"#).format_kept(&event, id.as_str(), Some("nurse_accepted"));
+        assert!(matches!(after[..], [Formatted { outcome: Outcome::Formatted(_), .. }]), "{after:?}");
+        assert_ne!(after[0].event_id.as_ref(), Some(&id), "the identity has the id in it");
     }
 
     /// The results of a text, each as `outcome`, or as `scenario` where it is formatted.

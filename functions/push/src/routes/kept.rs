@@ -82,13 +82,7 @@ pub(super) async fn resolve(Path(id): Path<String>, request: Request) -> Result<
             return Err(unclaimed(problem).await);
         }
     };
-    // One event may have many rows, of which this is one. The only one is it, whatever it is called by now: another
-    // column may have its id.
-    let is_it = |formatted: &Formatted| formatted.event_id.as_ref().is_none_or(|found| found.as_str() == id);
-    let mut results: Vec<Formatted> = config.formatter.format_as(&event, operation);
-    if results.len() > 1 {
-        results.retain(is_it);
-    }
+    let results = config.formatter.format_kept(&event, &id, operation);
     if results.is_empty() {
         let why = "the event has no row with this id any more; publish it again";
         let problem = Problem::bad_input("the event cannot be resolved").with(Fault::at("", why));
