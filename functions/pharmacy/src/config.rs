@@ -8,13 +8,14 @@ use std::{
 
 use shared::{
     auth::Tokens,
-    config::{Lazy, misconfigured, redis_url_fault, variable},
+    config::{Lazy, misconfigured, variable},
     db::{self, Db, DbError},
     gateway::Gateways,
     log::EntryPath,
     message::Accounts,
     outbox,
     problem::{Fault, Kind, Problem},
+    stream::Settings,
 };
 
 use crate::{
@@ -30,16 +31,7 @@ use crate::{
 pub(crate) struct Config {
     pub(crate) accounts: Accounts,
     pub(crate) gateways: Gateways,
-    pub(crate) stream: Stream,
-}
-
-/// The stream that services write orders to.
-pub(crate) struct Stream {
-    /// The Redis server's.
-    pub(crate) url: String,
-    pub(crate) name: String,
-    /// The entry's field that has the order.
-    pub(crate) field: String,
+    pub(crate) stream: Settings,
 }
 
 static CONFIG: Lazy<Config> = Lazy::new();
@@ -164,23 +156,12 @@ async fn load() -> Result<Config, Problem> {
     }
     .check();
     let gateways = Gateways::load().await?;
-    let mut faults = Vec::new();
-    let stream = Stream {
-        url: variable("redis_url").await?,
-        name: variable("pharmacy_stream").await?,
-        field: variable("pharmacy_stream_field").await?,
-    };
-    for (name, value) in [("pharmacy_stream", &stream.name), ("pharmacy_stream_field", &stream.field)] {
-        if value.trim().is_empty() {
-            faults.push(Fault::at(format!("/variables/{name}"), "must not be empty"));
-        }
-    }
-    faults.extend(redis_url_fault(&stream.url));
-    match (accounts, gateways) {
-        (Ok(accounts), Ok(gateways)) if faults.is_empty() => Ok(Config { accounts, gateways, stream }),
-        (accounts, gateways) => {
-            faults.extend([accounts.err(), gateways.err()].into_iter().flatten().flatten());
-            Err(misconfigured(faults))
+    let stream = Settings::load("pharmacy_stream", "pharmacy_stream_field").await?;
+    match (accounts, gateways, stream) {
+        (Ok(accounts), Ok(gateways), Ok(stream)) => Ok(Config { accounts, gateways, stream }),
+        (accounts, gateways, stream) => {
+            let faults = [accounts.err(), gateways.err(), stream.err()];
+            Err(misconfigured(faults.into_iter().flatten().flatten().collect()))
         }
     }
 }

@@ -2,12 +2,13 @@
 
 use shared::{
     auth::Tokens,
-    config::{Lazy, misconfigured, redis_url_fault, variable},
+    config::{Lazy, misconfigured, variable},
     db::{self, Db},
     gateway::Gateways,
     message::Accounts,
     outbox,
-    problem::{Fault, Problem},
+    problem::Problem,
+    stream::Settings,
 };
 
 use crate::{format::Formatter, intake::FUNCTION, mapping::OrderMapping, store};
@@ -16,16 +17,7 @@ use crate::{format::Formatter, intake::FUNCTION, mapping::OrderMapping, store};
 pub(crate) struct Config {
     pub(crate) formatter: Formatter,
     pub(crate) gateways: Gateways,
-    pub(crate) stream: Stream,
-}
-
-/// The stream that change-data-capture feeds write to.
-pub(crate) struct Stream {
-    /// The Redis server's.
-    pub(crate) url: String,
-    pub(crate) name: String,
-    /// The entry's field that has the event.
-    pub(crate) field: String,
+    pub(crate) stream: Settings,
 }
 
 static CONFIG: Lazy<Config> = Lazy::new();
@@ -59,17 +51,6 @@ pub(crate) async fn tokens() -> Result<&'static Tokens, Problem> {
         .await
 }
 
-impl Stream {
-    fn check(self) -> Result<Self, Vec<Fault>> {
-        let names = [("orders_stream", &self.name), ("orders_stream_field", &self.field)];
-        let empty = names.iter().filter(|(_, value)| value.trim().is_empty());
-        let mut faults: Vec<_> =
-            empty.map(|(name, _)| Fault::at(format!("/variables/{name}"), "must not be empty")).collect();
-        faults.extend(redis_url_fault(&self.url));
-        if faults.is_empty() { Ok(self) } else { Err(faults) }
-    }
-}
-
 async fn load() -> Result<Config, Problem> {
     let mapping = OrderMapping::parse(&variable("order_mapping").await?);
     let accounts = Accounts {
@@ -81,12 +62,7 @@ async fn load() -> Result<Config, Problem> {
     }
     .check();
     let gateways = Gateways::load().await?;
-    let stream = Stream {
-        url: variable("redis_url").await?,
-        name: variable("orders_stream").await?,
-        field: variable("orders_stream_field").await?,
-    }
-    .check();
+    let stream = Settings::load("orders_stream", "orders_stream_field").await?;
     match (mapping, accounts, gateways, stream) {
         (Ok(mapping), Ok(accounts), Ok(gateways), Ok(stream)) => {
             Ok(Config { formatter: Formatter { mapping, accounts }, gateways, stream })

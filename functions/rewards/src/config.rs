@@ -2,13 +2,14 @@
 
 use shared::{
     auth::Tokens,
-    config::{Lazy, misconfigured, redis_url_fault, variable},
+    config::{Lazy, misconfigured, variable},
     db::{self, Db},
     gateway::{Deliveries, Gateways},
     log::EntryPath,
     message::Accounts,
     outbox,
     problem::{Fault, Problem},
+    stream::Settings,
 };
 
 use crate::{
@@ -24,17 +25,8 @@ pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 pub(crate) struct Config {
     pub(crate) accounts: Accounts,
     pub(crate) gateways: Gateways,
-    pub(crate) stream: Stream,
+    pub(crate) stream: Settings,
     pub(crate) stock_threshold: i64,
-}
-
-/// The stream that account systems write to.
-pub(crate) struct Stream {
-    /// The Redis server's.
-    pub(crate) url: String,
-    pub(crate) name: String,
-    /// The entry's field that has the event.
-    pub(crate) field: String,
 }
 
 static CONFIG: Lazy<Config> = Lazy::new();
@@ -111,27 +103,19 @@ async fn load() -> Result<Config, Problem> {
     }
     .check();
     let gateways = Gateways::load().await?;
-    let stream = Stream {
-        url: variable("redis_url").await?,
-        name: variable("accounts_stream").await?,
-        field: variable("accounts_stream_field").await?,
-    };
-    let names = [("accounts_stream", &stream.name), ("accounts_stream_field", &stream.field)];
-    let empty = names.iter().filter(|(_, value)| value.trim().is_empty());
-    let mut faults: Vec<Fault> =
-        empty.map(|(name, _)| Fault::at(format!("/variables/{name}"), "must not be empty")).collect();
-    faults.extend(redis_url_fault(&stream.url));
+    let stream = Settings::load("accounts_stream", "accounts_stream_field").await?;
+    let mut faults: Vec<Fault> = Vec::new();
     let threshold = variable("stock_threshold").await?;
     let stock_threshold = threshold.trim().parse().ok().filter(|threshold| (0..=1_000_000).contains(threshold));
     if stock_threshold.is_none() {
         faults.push(Fault::at("/variables/stock_threshold", "must be a number from 0 to 1000000"));
     }
-    match (accounts, gateways, stock_threshold) {
-        (Ok(accounts), Ok(gateways), Some(stock_threshold)) if faults.is_empty() => {
+    match (accounts, gateways, stream, stock_threshold) {
+        (Ok(accounts), Ok(gateways), Ok(stream), Some(stock_threshold)) => {
             Ok(Config { accounts, gateways, stream, stock_threshold })
         }
-        (accounts, gateways, _) => {
-            faults.extend([accounts.err(), gateways.err()].into_iter().flatten().flatten());
+        (accounts, gateways, stream, _) => {
+            faults.extend([accounts.err(), gateways.err(), stream.err()].into_iter().flatten().flatten());
             Err(misconfigured(faults))
         }
     }

@@ -2,10 +2,11 @@
 //!
 //! A drain is exclusive, so that entries are handled in the stream's order whatever crashes: it holds a lease while
 //! it reads, all drains are the same consumer, and what a dead one had read and not acknowledged is read again first.
-//! [`redis`] is the stream as Redis has it; [`payload`] finds the event in an entry.
+//! [`redis`] is the stream as Redis has it; [`payload`] finds the event in an entry; [`Settings`] says which stream.
 
 mod payload;
 mod redis;
+mod settings;
 
 use std::{future::Future, io::Write};
 
@@ -15,6 +16,7 @@ use serde::Serialize;
 pub use self::{
     payload::payload,
     redis::{Eval, Outbound, RedisStream},
+    settings::Settings,
 };
 use crate::problem::{Kind, Problem};
 
