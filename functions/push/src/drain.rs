@@ -24,7 +24,7 @@ pub(crate) async fn drain<C: Courier, S: Source>(
     field: &str,
     more_time: impl Fn() -> bool + Send,
 ) -> Result<Drained, DrainError<DbError>> {
-    stream::drain(source, ENTRIES, more_time, async |entries: Vec<Entry>| {
+    stream::drain(source, ENTRIES, more_time, |entries: Vec<Entry>| {
         let mut batch = Batch::default();
         let mut dead = Vec::new();
         for entry in &entries {
@@ -32,8 +32,10 @@ pub(crate) async fn drain<C: Courier, S: Source>(
                 dead.push(Dead { id: entry.id.clone(), reason });
             }
         }
-        intake.commit(&batch).await?;
-        Ok(dead)
+        async move {
+            intake.commit(&batch).await?;
+            Ok(dead)
+        }
     })
     .await
 }

@@ -4,8 +4,6 @@
 //! between any two statements leaves a row that somebody takes again. Batches travel as one JSON value, so that a
 //! statement's text, and its plan, does not depend on their size.
 
-use std::fmt::Write as _;
-
 use serde::Serialize;
 
 use crate::db::{Db, DbError, Migration, Row, Value};
@@ -118,18 +116,16 @@ pub(super) async fn insert(
                 AND w.occurred_at_ms <= column9), 0))
         FROM (VALUES ";
     const TAIL: &str = ") WHERE true ON CONFLICT (id) DO NOTHING";
+    // Without names: SQLite looks each name up among all that came before.
+    const ROW: &str = "(?,?,?,?,?,?,?,?,?,?)";
+    const NEXT_ROW: &str = ",(?,?,?,?,?,?,?,?,?,?)";
     const COLUMNS: usize = 10;
-    let mut sql = String::with_capacity(HEAD.len() + TAIL.len() + rows.len() * COLUMNS * 6);
+    let mut sql = String::with_capacity(HEAD.len() + TAIL.len() + rows.len() * NEXT_ROW.len());
     sql.push_str(HEAD);
     let mut values: Vec<Value> = Vec::with_capacity(3 + rows.len() * COLUMNS);
     values.extend([function.into(), now_ms.into(), queue.into()]);
     for row in rows {
-        sql.push_str(if values.len() == 3 { "(" } else { ",(" });
-        for column in 1..=COLUMNS {
-            let comma = if column == 1 { "" } else { "," };
-            let _ = write!(sql, "{comma}${}", values.len() + column);
-        }
-        sql.push(')');
+        sql.push_str(if values.len() == 3 { ROW } else { NEXT_ROW });
         let texts = [row.id, row.event_id, row.order_id, row.scenario, row.label];
         values.extend(texts.map(Value::from));
         values.extend([row.recipient.into(), row.recipient_id.into(), row.channel.into()]);

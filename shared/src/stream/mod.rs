@@ -116,7 +116,8 @@ pub struct Drained {
 
 /// Drains `source` in batches of `count` until it is empty or there is no `more_time`.
 ///
-/// `handle` commits a batch and returns which of its entries cannot be read.
+/// `handle` reads a batch, and what it returns commits it and says which of its entries cannot be read. While one batch
+/// is committed, the one before it is acknowledged, and the next one is fetched and read.
 ///
 /// # Errors
 /// The stream's, and the handler's: then nothing of the batch is acknowledged, and the next drain reads it again.
@@ -153,6 +154,12 @@ where
     Ok(drained)
 }
 
+/// A batch whose handler has committed it.
+struct Committed {
+    ids: Vec<String>,
+    dead: Vec<Dead>,
+}
+
 async fn batches<S, E, H, F>(
     source: &S,
     count: usize,
@@ -166,30 +173,71 @@ where
     H: Fn(Vec<Entry>) -> F + Send,
     F: Future<Output = Result<Vec<Dead>, E>> + Send,
 {
-    let mut next = source.read(count, None).await;
-    loop {
-        let entries = match next.map_err(DrainError::Stream)? {
-            Batch::Busy => {
+    let mut last: Option<Committed> = None;
+    let mut next = read(source, count, None, handle).await;
+    let ended = loop {
+        let (ids, committing) = match next {
+            Err(error) => break Err(DrainError::Stream(error)),
+            Ok(Read::Busy) => {
                 drained.busy = true;
-                return Ok(());
+                break Ok(());
             }
-            Batch::Entries(entries) if entries.is_empty() => return Ok(()),
-            Batch::Entries(entries) => entries,
+            Ok(Read::Nothing) => break Ok(()),
+            Ok(Read::Batch { ids, committing }) => (ids, committing),
         };
-        let ids: Vec<String> = entries.iter().map(|entry| entry.id.clone()).collect();
-        // While this batch is committed, the next is read.
-        let ahead =
-            async { if more_time() { Some(source.read(count, ids.last().map(String::as_str)).await) } else { None } };
-        let (outcome, ahead) = join(handle(entries), ahead).await;
-        let dead = outcome.map_err(DrainError::Handler)?;
-        source.finish(&ids, &dead).await.map_err(DrainError::Stream)?;
-        drained.read += ids.len() as u64;
-        drained.dead += dead.len() as u64;
+        let meanwhile = async {
+            // In this order: what is acknowledged is not read again, whatever the ids of what is read next.
+            acknowledge(source, last.take(), drained).await?;
+            Ok(if more_time() { Some(read(source, count, ids.last().map(String::as_str), handle).await) } else { None })
+        };
+        let (outcome, ahead) = join(committing, meanwhile).await;
+        let ahead = ahead.map_err(DrainError::Stream)?;
+        last = Some(Committed { dead: outcome.map_err(DrainError::Handler)?, ids });
         match ahead {
             Some(ahead) => next = ahead,
-            None => return Ok(()),
+            None => break Ok(()),
         }
-    }
+    };
+    let acknowledged = acknowledge(source, last, drained).await;
+    ended.and(acknowledged.map_err(DrainError::Stream))
+}
+
+/// What a read gives a drain.
+enum Read<F> {
+    /// Another drain is at it.
+    Busy,
+    /// There are no entries.
+    Nothing,
+    /// Entries, read by the handler.
+    Batch { ids: Vec<String>, committing: F },
+}
+
+async fn read<S: Source, F>(
+    source: &S,
+    count: usize,
+    held: Option<&str>,
+    handle: &(impl Fn(Vec<Entry>) -> F + Send),
+) -> Result<Read<F>, StreamError> {
+    Ok(match source.read(count, held).await? {
+        Batch::Busy => Read::Busy,
+        Batch::Entries(entries) if entries.is_empty() => Read::Nothing,
+        Batch::Entries(entries) => {
+            let ids = entries.iter().map(|entry| entry.id.clone()).collect();
+            Read::Batch { ids, committing: handle(entries) }
+        }
+    })
+}
+
+async fn acknowledge(
+    source: &impl Source,
+    batch: Option<Committed>,
+    drained: &mut Drained,
+) -> Result<(), StreamError> {
+    let Some(Committed { ids, dead }) = batch else { return Ok(()) };
+    source.finish(&ids, &dead).await?;
+    drained.read += ids.len() as u64;
+    drained.dead += dead.len() as u64;
+    Ok(())
 }
 
 /// What Redis says of a key beside the commands of streams, which begin with `x`:
