@@ -223,9 +223,9 @@ fn leased(row: &Row, leased_until_ms: i64) -> Result<Leased, DbError> {
 
 /// What became of an attempt.
 #[derive(Serialize)]
-pub(super) struct Outcome<'a> {
-    pub(super) id: &'a str,
-    pub(super) order_id: &'a str,
+pub(super) struct Outcome {
+    pub(super) id: String,
+    pub(super) order_id: String,
     /// The row's next state.
     pub(super) state: &'static str,
     pub(super) due_at_ms: i64,
@@ -237,7 +237,7 @@ pub(super) struct Outcome<'a> {
 ///
 /// A failure is settled by the lease's holder alone. A success counts whoever holds the row by now: the gateway
 /// has the message.
-pub(super) async fn settle(db: &Db, outcomes: &[Outcome<'_>], token: &str, now_ms: i64) -> Result<(), DbError> {
+pub(super) async fn settle(db: &Db, outcomes: &[Outcome], token: &str, now_ms: i64) -> Result<(), DbError> {
     const SQL: &str = "UPDATE outbox SET state = r.state, due_at_ms = r.due_at_ms, lease = NULL,
             attempt_log = attempt_log || r.line,
             settled_at_ms = CASE WHEN r.state IN ('sent', 'logged') THEN $1 END
@@ -250,7 +250,7 @@ pub(super) async fn settle(db: &Db, outcomes: &[Outcome<'_>], token: &str, now_m
 }
 
 /// Lets what waits behind these rows wait until the given times: nobody needs to look at it before.
-pub(super) async fn hold_back(db: &Db, queue: &str, retried: &[&Outcome<'_>]) -> Result<(), DbError> {
+pub(super) async fn hold_back(db: &Db, queue: &str, retried: &[&Outcome]) -> Result<(), DbError> {
     const SQL: &str = "UPDATE outbox SET due_at_ms = r.due_at_ms
         FROM (SELECT b.order_id, b.occurred_at_ms, b.seq, value ->> 'due_at_ms' AS due_at_ms
             FROM json_each($1) JOIN outbox AS b ON b.id = value ->> 'id') AS r
@@ -261,7 +261,7 @@ pub(super) async fn hold_back(db: &Db, queue: &str, retried: &[&Outcome<'_>]) ->
 }
 
 /// Makes due what was held back behind rows that wait no more.
-pub(super) async fn let_go(db: &Db, queue: &str, order_ids: &[&str], now_ms: i64) -> Result<(), DbError> {
+pub(super) async fn let_go(db: &Db, queue: &str, order_ids: &[String], now_ms: i64) -> Result<(), DbError> {
     const SQL: &str = "UPDATE outbox SET due_at_ms = $1
         WHERE state = 'pending' AND attempts = 0 AND due_at_ms > $1
             AND order_id IN (SELECT value FROM json_each($2)) AND queue = $3";

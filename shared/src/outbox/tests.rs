@@ -9,7 +9,9 @@ use std::{
 };
 
 use super::{
+    delivery::LEASE_MS,
     ledger::{Filter, State},
+    store::{LeaseRequest, Outcome},
     *,
 };
 use crate::{
@@ -232,7 +234,13 @@ async fn a_row_is_sent_by_one_delivery_at_a_time_and_by_the_next_when_its_lease_
     world.pass(1);
     assert_eq!(deliver(&outbox).await.sent, 1);
     // The one that was thought dead comes back with a failure, which counts no more.
-    let failure = Outcome { id: &message.id, order_id: "1", state: "pending", due_at_ms: START, line: String::new() };
+    let failure = Outcome {
+        id: message.id.clone(),
+        order_id: "1".into(),
+        state: "pending",
+        due_at_ms: START,
+        line: String::new(),
+    };
     store::settle(&db, &[failure], "dies", world.now_ms()).await.unwrap();
     assert_eq!(state(&db, &message).await, State::Sent);
 }
@@ -373,6 +381,18 @@ async fn when_time_is_over_every_post_that_was_made_is_settled_and_the_rest_give
     assert_eq!(world.got().len() as u64, tally.sent);
     assert_eq!((states["sent"].unsigned_abs(), states["sending"]), (tally.sent, 0));
     assert!((20..40).contains(&tally.sent), "{tally:?}");
+}
+
+#[tokio::test]
+async fn no_post_begins_that_would_be_cut_short() {
+    let (db, world) = (database().await, World::new());
+    let outbox = outbox(&db, &world);
+    let messages: Vec<_> = (0..20).map(|place| message(1, &format!("m{place}"), place)).collect();
+    outbox.enqueue(&messages).await.unwrap();
+    world.post_ms.store(150, Ordering::Relaxed);
+    let tally = outbox.deliver(Whose::Any, usize::MAX, START + 1_000).await.unwrap();
+    assert!((4..=6).contains(&tally.sent), "{tally:?}");
+    assert!(world.now_ms() <= START + 1_000, "the last one ended {} ms too late", world.now_ms() - START - 1_000);
 }
 
 #[tokio::test]

@@ -228,11 +228,7 @@ async fn read<S: Source, F>(
     })
 }
 
-async fn acknowledge(
-    source: &impl Source,
-    batch: Option<Committed>,
-    drained: &mut Drained,
-) -> Result<(), StreamError> {
+async fn acknowledge(source: &impl Source, batch: Option<Committed>, drained: &mut Drained) -> Result<(), StreamError> {
     let Some(Committed { ids, dead }) = batch else { return Ok(()) };
     source.finish(&ids, &dead).await?;
     drained.read += ids.len() as u64;
