@@ -67,19 +67,6 @@ pub(crate) fn host_run(bytes: &[u8], most: usize) -> usize {
     run + rest.iter().take_while(|byte| is_host(**byte)).count()
 }
 
-/// Whether a host has an upper-case letter.
-pub(crate) fn has_upper(bytes: &[u8]) -> bool {
-    let is_upper = |lane: &[u8; LANES]| {
-        let bytes = u8x16::new(*lane);
-        let (low, high) = (u8x16::splat(b'A'), u8x16::splat(b'Z'));
-        (bytes.max(low).simd_eq(bytes) & bytes.min(high).simd_eq(bytes)).to_bitmask() != 0
-    };
-    match bytes.last_chunk::<LANES>() {
-        Some(last) => is_upper(last) || bytes.as_chunks::<LANES>().0.iter().any(is_upper),
-        None => bytes.iter().any(u8::is_ascii_uppercase),
-    }
-}
-
 /// How many bytes there are at the beginning that a URL's path holds and that mean themselves in every escaping:
 /// letters, digits, `-`, `.`, `_`, `~` and `/`. Whole lanes, and what the first other byte ends; `None` if the end of
 /// the bytes comes before.
@@ -188,11 +175,6 @@ mod tests {
             let expected = bytes.iter().rev().take_while(|byte| is_host(**byte)).count();
             let run = host_run_back(bytes, most);
             prop_assert!(run == expected || (expected >= run && run >= most && run < most + LANES), "{run} {expected}");
-        }
-
-        #[test]
-        fn upper_case_is_found_wherever_it_is(bytes in "[a-z@\\[.0-9看]{0,40}[AZa]?[a-z.]{0,40}") {
-            prop_assert_eq!(has_upper(bytes.as_bytes()), bytes.bytes().any(|byte| byte.is_ascii_uppercase()));
         }
 
         #[test]

@@ -14,7 +14,7 @@ use crate::{
         Ampersand, REFERENCE_MAX, Style, Token, colon_before, is_letter, is_url, percent_sign, slash_before, token,
     },
     finder::Finder,
-    lanes::{append, has_upper, host_run, host_run_back, is_host, path_run},
+    lanes::{append, equal, host_run, host_run_back, is_host, path_run, spread},
     media::Media,
     rules::{Caller, Fate, HOST_MAX, Rule, Rules},
     scan,
@@ -82,17 +82,58 @@ pub(crate) struct Rewriter {
     /// So much of what is held is to go.
     dropped: usize,
     counts: Counts,
+    /// The hosts seen last.
+    hosts: Vec<Host>,
     scratch: Scratch,
+}
+
+/// How many hosts of a body are remembered: far more than most have.
+const HOSTS: usize = 32;
+
+/// What is known of all of a host's URLs. A body has many URLs on few hosts.
+#[derive(Default)]
+struct Host {
+    /// As it stands in the body.
+    seen: Vec<u8>,
+    /// In lower case.
+    name: Vec<u8>,
+    /// The place of the rule that concerns it, and what the rule does.
+    rule: Option<(usize, Fate)>,
+    /// Whether that rule signs.
+    signed: bool,
+    /// The hashes of the hosts under which its images may have been reported.
+    reported: Vec<u64>,
+}
+
+impl Host {
+    fn know(seen: &[u8], rules: &Rules, fates: &[Fate], unlawful: &Unlawful) -> Self {
+        let name = seen.to_ascii_lowercase();
+        let mut claims = Vec::new();
+        rules.claims(&name, |place| claims.push(place));
+        let fate = |place: &usize| fates.get(*place).copied().filter(|fate| *fate != Fate::Out);
+        let rule = claims.iter().find_map(|place| Some((*place, fate(place)?)));
+        let signed = rule.and_then(|(place, _)| rules.rules.get(place)).is_some_and(|rule| rule.sign.is_some());
+        let to_hash = |place: &usize| rules.rules.get(*place).map(|rule| rule.to_hash);
+        let mut reported = vec![hash(&name)];
+        reported.extend(claims.iter().filter_map(to_hash));
+        reported.retain(|host| unlawful.has_host(*host));
+        Self { seen: seen.to_vec(), name, rule, signed, reported }
+    }
+
+    /// What becomes of its URLs, whatever follows the host; `None` if that matters.
+    fn settled(&self) -> Option<Verdict> {
+        let by_url = self.rule.is_some_and(|(_, fate)| fate != Fate::In);
+        let rewrite = |(rule, _)| Verdict::Rewrite { rule, inserts: Vec::new() };
+        (self.reported.is_empty() && !by_url && !self.signed).then(|| self.rule.map_or(Verdict::Leave, rewrite))
+    }
 }
 
 /// Memory that is used for one URL after another.
 #[derive(Default)]
 struct Scratch {
-    host: Vec<u8>,
     path: Vec<u8>,
     query: Vec<u8>,
     key: Vec<u8>,
-    claims: Vec<usize>,
 }
 
 /// Not yet decidable: more bytes must come.
@@ -215,6 +256,7 @@ impl Rewriter {
             inserts: Vec::new(),
             dropped: 0,
             counts,
+            hosts: Vec::new(),
             scratch: Scratch::default(),
         }
     }
@@ -369,6 +411,9 @@ impl Rewriter {
 
     /// The URL whose host begins at `host`.
     fn head(&self, input: &[u8], host: usize) -> Option<Head> {
+        if let Some(head) = plain_head(input, host) {
+            return Some(head);
+        }
         let (style, second) = slash_before(input, host)?;
         let (other, first) = slash_before(input, second)?;
         if !other.matches(style) {
@@ -414,33 +459,41 @@ impl Rewriter {
         if is_xml && !before.is(b"<![CDATA[") { Ampersand::Entity } else { head.style.ampersand() }
     }
 
+    /// The place among the remembered hosts of the one that a URL has.
+    fn known(&mut self, seen: &[u8]) -> usize {
+        self.hosts.resize_with(HOSTS, Host::default);
+        let place = spread(seen) as usize % HOSTS;
+        if let Some(host) = self.hosts.get_mut(place).filter(|host| !equal(&host.seen, seen)) {
+            *host = Host::know(seen, &self.rules, &self.fates, &self.unlawful);
+        }
+        place
+    }
+
     /// What becomes of a URL.
     fn judge(&mut self, input: &[u8], head: &Head, authority: Authority, last: bool) -> Result<Verdict, More> {
-        let ampersand = self.ampersand(input, head);
-        let Self { rules, unlawful, fates, scratch, now_s, .. } = self;
-        let host = input.get(head.host..authority.host_end).unwrap_or_default();
-        let Scratch { host: lower, path, query, key, claims } = scratch;
-        let host = if has_upper(host) {
-            lower.clear();
-            lower.extend(host.iter().map(u8::to_ascii_lowercase));
-            lower.as_slice()
-        } else {
-            host
-        };
-        claims.clear();
-        rules.claims(host, |place| claims.push(place));
-        let is_out = |place: &&usize| fates.get(**place).is_none_or(|fate| *fate == Fate::Out);
-        let active = claims.iter().find(|place| !is_out(place)).copied();
-        let to_hash = |place: &usize| rules.rules.get(*place).map(|rule| rule.to_hash);
-        let host_hash = if unlawful.is_empty() { 0 } else { hash(host) };
-        let suspect = !unlawful.is_empty()
-            && (unlawful.has_host(host_hash) || claims.iter().filter_map(to_hash).any(|host| unlawful.has_host(host)));
-        let rule = active.and_then(|place| Some((place, rules.rules.get(place)?, *fates.get(place)?)));
-        let by_url = rule.is_some_and(|(_, _, fate)| fate != Fate::In);
-        let signed = rule.is_some_and(|(_, rule, _)| rule.sign.is_some());
-        if !suspect && !by_url && !signed {
-            return Ok(active.map_or(Verdict::Leave, |rule| Verdict::Rewrite { rule, inserts: Vec::new() }));
+        let seen = input.get(head.host..authority.host_end).unwrap_or_default();
+        let place = self.known(seen);
+        match self.hosts.get(place).map(Host::settled) {
+            Some(None) => self.judge_by_path(input, head, authority, last, place),
+            Some(Some(verdict)) => Ok(verdict),
+            None => Ok(Verdict::Leave),
         }
+    }
+
+    /// What becomes of a URL of which the host alone does not tell.
+    fn judge_by_path(
+        &mut self,
+        input: &[u8],
+        head: &Head,
+        authority: Authority,
+        last: bool,
+        host: usize,
+    ) -> Result<Verdict, More> {
+        let ampersand = self.ampersand(input, head);
+        let Self { rules, unlawful, hosts, scratch, now_s, .. } = self;
+        let Scratch { path, query, key } = scratch;
+        let Some(Host { name: host, rule, signed, reported, .. }) = hosts.get(host) else { return Ok(Verdict::Leave) };
+        let (signed, by_url) = (*signed, rule.is_some_and(|(_, fate)| fate != Fate::In));
         let plain = plain_path(input, authority, head.style);
         let found = match plain {
             Some(end) => Some(Rest { end, stop: end, insert: end, query: None, ampersand }),
@@ -452,18 +505,19 @@ impl Rewriter {
         };
         let Some(rest) = found else {
             // Too long to be looked at: without what it needs to work, it had better stay.
-            return Ok(match active {
-                Some(rule) if !by_url && !signed => Verdict::Rewrite { rule, inserts: Vec::new() },
+            return Ok(match rule {
+                Some((rule, _)) if !by_url && !signed => Verdict::Rewrite { rule: *rule, inserts: Vec::new() },
                 _ => Verdict::Leave,
             });
         };
-        if suspect
-            && (unlawful.holds(host_hash, path, query, key)
-                || claims.iter().filter_map(to_hash).any(|host| unlawful.holds(host, path, query, key)))
-        {
+        if reported.iter().any(|host| unlawful.holds(*host, path, query, key)) {
             return Ok(Verdict::Remove { end: rest.end });
         }
+        let rule = rule.and_then(|(place, fate)| Some((place, rules.rules.get(place)?, fate)));
         let Some((place, rule, fate)) = rule else { return Ok(Verdict::Leave) };
+        if !by_url && !signed {
+            return Ok(Verdict::Rewrite { rule: place, inserts: Vec::new() });
+        }
         // What a URL in it becomes, or the signature of one around it, must not decide.
         let behind = input.get(rest.end..).unwrap_or_default();
         let inner = if plain.is_none() { nested(path).or_else(|| scheme_at_end(path, behind)) } else { None };
@@ -503,6 +557,16 @@ impl Rewriter {
         let keep = CONTEXT.saturating_sub(decided.len()).min(self.context.len());
         self.context.drain(..self.context.len() - keep);
         self.context.extend_from_slice(decided.get(decided.len().saturating_sub(CONTEXT)..).unwrap_or_default());
+    }
+}
+
+/// The URL whose host begins at `host`, if it begins as most do: `https://` as it is.
+fn plain_head(input: &[u8], host: usize) -> Option<Head> {
+    let style = Style::Plain;
+    match input.get(..host)? {
+        [.., b'h', b't', b't', b'p', b's', b':', b'/', b'/'] => Some(Head { start: host - 8, scheme: 5, style, host }),
+        [.., b'h', b't', b't', b'p', b':', b'/', b'/'] => Some(Head { start: host - 7, scheme: 4, style, host }),
+        _ => None,
     }
 }
 
@@ -697,7 +761,11 @@ fn authority(input: &[u8], head: &Head, last: bool) -> Result<Option<Authority>,
         return Ok(None);
     }
     let mut end = head.host + length;
+    // As most hosts end.
     let depth = head.style.depth();
+    if depth == 0 && dots == 0 && rest.get(length) == Some(&b'/') {
+        return Ok(Some(Authority { host_end: end, replaced_end: end, end }));
+    }
     let mut behind = token(input, end, depth, last);
     let host_end = end - dots;
     // At the end of a sentence the dot is the sentence's.

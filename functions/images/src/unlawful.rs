@@ -81,10 +81,6 @@ impl Unlawful {
         }
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.hosts.is_empty()
-    }
-
     /// Whether any is on the host with this [`hash`].
     pub(crate) fn has_host(&self, host: u64) -> bool {
         self.hashes.contains(&host)
