@@ -195,9 +195,8 @@ async fn stored_rules(db: &Db, version: i64, now_ms: i64) -> Result<Rules, Probl
         misconfigured(faults.collect())
     })?;
     // Whoever kept the set makes the reports' keys anew by it; if they could not, we do.
-    if let Some(set) = stored
+    if stored.is_none_or(|set| now_ms - set.stored_at_ms > MENDED_AFTER_MS)
         && store::mark(db).await?.keys_version < version
-        && now_ms - set.stored_at_ms > MENDED_AFTER_MS
     {
         rekey(db, &rules).await?;
     }

@@ -9,11 +9,11 @@ const GROUP: usize = 4;
 /// The table has 2^16 bits, 8 KiB: a part of what a core's nearest memory holds.
 const BITS: u32 = 16;
 const WORDS: usize = 1 << (BITS - 6);
-/// The step, where no host is shorter than the last byte of a group this far on: a constant, so that nothing of it is
-/// computed or checked while looking.
+/// The steps that there are: constants, so that nothing of one is computed or checked while looking. The longest is taken
+/// that no host is too short for.
 const STEP: usize = 16;
-/// And for shorter hosts.
-const SHORT_STEP: usize = 8;
+const SHORT_STEP: usize = 12;
+const SHORTEST_STEP: usize = 8;
 /// Steps that are taken in one turn: in Spin's engine a turn costs more than a step.
 const STEPS: usize = 8;
 /// A table fuller than this finds too much.
@@ -22,8 +22,7 @@ const GROUPS_MAX: usize = 1 << (BITS - 3);
 /// The groups of all hosts.
 pub(crate) struct Finder {
     table: Box<[u64; WORDS]>,
-    /// Whether a host may be too short for the long step.
-    short: bool,
+    step: usize,
 }
 
 /// Upper case is lower case here; other bytes may be taken for one another.
@@ -47,16 +46,19 @@ impl Finder {
                 groups += 1;
             }
         }
-        let fits = shortest >= SHORT_STEP + GROUP - 1 && groups <= GROUPS_MAX;
-        fits.then_some(Self { table, short: shortest < STEP + GROUP - 1 })
+        // A host this long has a group's last byte at each place so far on.
+        let fits = |step: &usize| shortest >= step + GROUP - 1 && groups <= GROUPS_MAX;
+        let step = [STEP, SHORT_STEP, SHORTEST_STEP].into_iter().find(fits)?;
+        Some(Self { table, step })
     }
 
     /// A place at or after `from` within what may be a host. A host that begins at or after `from` has such a place.
     pub(crate) fn next(&self, bytes: &[u8], from: usize) -> Option<usize> {
         let rest = bytes.get(from..)?;
-        let found = match self.short {
-            false => self.find::<STEP, { STEP * STEPS }>(rest),
-            true => self.find::<SHORT_STEP, { SHORT_STEP * STEPS }>(rest),
+        let found = match self.step {
+            STEP => self.find::<STEP, { STEP * STEPS }>(rest),
+            SHORT_STEP => self.find::<SHORT_STEP, { SHORT_STEP * STEPS }>(rest),
+            _ => self.find::<SHORTEST_STEP, { SHORTEST_STEP * STEPS }>(rest),
         };
         found.map(|place| from + place)
     }

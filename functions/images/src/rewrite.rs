@@ -90,6 +90,9 @@ pub(crate) struct Rewriter {
 /// How many hosts of a body are remembered: far more than most have.
 const HOSTS: usize = 32;
 
+/// In how many places a host may be remembered.
+const NEIGHBOURS: usize = 4;
+
 /// What is known of all of a host's URLs. A body has many URLs on few hosts.
 #[derive(Default)]
 struct Host {
@@ -462,8 +465,15 @@ impl Rewriter {
     /// The place among the remembered hosts of the one that a URL has.
     fn known(&mut self, seen: &[u8]) -> usize {
         self.hosts.resize_with(HOSTS, Host::default);
-        let place = spread(seen) as usize % HOSTS;
-        if let Some(host) = self.hosts.get_mut(place).filter(|host| !equal(&host.seen, seen)) {
+        let first = spread(seen) as usize % HOSTS;
+        let found = (first..first + NEIGHBOURS).map(|place| place % HOSTS).find_map(|place| {
+            let host = self.hosts.get(place)?;
+            let is_known = equal(&host.seen, seen);
+            (is_known || host.seen.is_empty()).then_some((place, is_known))
+        });
+        // Where others are in the way, the first of them goes.
+        let (place, is_known) = found.unwrap_or((first, false));
+        if let Some(host) = self.hosts.get_mut(place).filter(|_| !is_known) {
             *host = Host::know(seen, &self.rules, &self.fates, &self.unlawful);
         }
         place
@@ -510,7 +520,12 @@ impl Rewriter {
                 _ => Verdict::Leave,
             });
         };
-        if reported.iter().any(|host| unlawful.holds(*host, path, query, key)) {
+        let is_unlawful = match plain {
+            _ if reported.is_empty() => false,
+            Some(_) => unlawful.holds_plain(reported, path),
+            None => unlawful.holds(reported, path, query, key),
+        };
+        if is_unlawful {
             return Ok(Verdict::Remove { end: rest.end });
         }
         let rule = rule.and_then(|(place, fate)| Some((place, rules.rules.get(place)?, fate)));

@@ -70,6 +70,13 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         END",
         ],
     },
+    Migration {
+        version: 3,
+        statements: &[
+            // Keys are made otherwise: those that there are count as made by no rules yet, and are made anew.
+            "UPDATE images_unlawful SET rules_version = -1 WHERE EXISTS (SELECT 1 FROM images_violations)",
+        ],
+    },
 ];
 
 /// Where everything stands: one small query tells whether anything has changed.
@@ -224,7 +231,8 @@ pub(crate) async fn rekey(db: &Db, of: &[(i64, Keys)]) -> Result<(), DbError> {
         keys: String,
         hosts: String,
     }
-    const SQL: &str = "UPDATE images_violations SET keys = e.value ->> 'keys', hosts = e.value ->> 'hosts'
+    const SQL: &str = "UPDATE images_violations
+        SET keys = e.value ->> 'keys', hosts = e.value ->> 'hosts', image = substr(e.value ->> 'keys', 1, 16)
         FROM json_each($1) AS e
         WHERE images_violations.seq = e.value ->> 'seq' AND images_violations.keys <> e.value ->> 'keys'";
     let entry =
@@ -379,7 +387,7 @@ mod tests {
     async fn holds(db: &Db, path: &str) -> bool {
         let pieces = unlawful(db).await.unwrap();
         let unlawful = Unlawful::new(pieces.sorted.into(), ["one.example.com"]);
-        unlawful.holds(crate::unlawful::hash(b"one.example.com"), path.as_bytes(), b"", &mut Vec::new())
+        unlawful.holds(&[crate::unlawful::hash(b"one.example.com")], path.as_bytes(), b"", &mut Vec::new())
     }
 
     #[tokio::test]
@@ -429,7 +437,7 @@ mod tests {
         let holds = |host: &str, number: usize| {
             assert_eq!(image(number).keys(&rules).hosts.len(), 2);
             let path = format!("/{number}.jpg");
-            set.holds(crate::unlawful::hash(host.as_bytes()), path.as_bytes(), b"", &mut Vec::new())
+            set.holds(&[crate::unlawful::hash(host.as_bytes())], path.as_bytes(), b"", &mut Vec::new())
         };
         for host in ["img10.360buyimg.com", "img.hospital.example"] {
             assert!((1..=100_000).all(|number| holds(host, number)), "{host}");

@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use e2e::{API_TOKEN, App, PATIENCE, answered};
 use futures::future::join_all;
 use reqwest::{Method, Response};
+use rusqlite::Connection;
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -462,6 +463,27 @@ async fn an_unlawful_image_becomes_the_placeholder_until_it_is_taken_back() -> R
     let pointers: Vec<_> = problem["errors"].as_array().unwrap().iter().map(|error| &error["pointer"]).collect();
     assert_eq!(status, 400);
     assert_eq!(pointers, ["/url", "/doctor_id", "/reason"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_report_of_an_older_release_holds_after_an_update() -> Result<()> {
+    let mut app = App::http(|builder| builder).await?;
+    let (status, kept) = app.answer("/images/violations", json!({"url": OLD, "reason": "违规"}).to_string()).await?;
+    assert_eq!(status, 201, "{kept}");
+    app.runtime.stop().await;
+    // As the release before migration 3 left it.
+    Connection::open(app.runtime.state_dir().join("sqlite_db.db"))?.execute_batch(
+        "UPDATE images_violations SET keys = '00000000000000aa', image = '00000000000000aa';
+        UPDATE images_unlawful SET rules_version = 0, generation = generation + 1, keys = x'';
+        DELETE FROM schema_versions WHERE owner = 'images' AND version > 2;",
+    )?;
+    app.runtime.restart().await?;
+    assert!(rewritten(&app, "", OLD).await?.ends_with("/removed.png"));
+    let (_, list) = answered(app.admin(Method::GET, "/images/violations")).await?;
+    assert_eq!(list["items"], json!([kept]));
+    let taken_back = app.admin(Method::DELETE, "/images/violations").query(&[("url", OLD)]).send().await?;
+    assert_eq!(taken_back.status(), 204);
     Ok(())
 }
 
