@@ -304,9 +304,11 @@ async fn routes_and_health() {
 async fn a_body_is_streamed_both_ways() {
     let host = Start::http().up().await;
     let body = vec![b'x'; 3 << 20];
-    let request = reqwest::Client::new().post(format!("{}/probe/echo", host.url));
-    let response = request.body(body.clone()).send().await.unwrap();
-    assert!(response.bytes().await.unwrap() == body);
+    for echo in ["/probe/echo", "/probe/own-echo"] {
+        let request = reqwest::Client::new().post(format!("{}{echo}", host.url));
+        let response = request.body(body.clone()).send().await.unwrap();
+        assert!(response.bytes().await.unwrap() == body, "{echo}");
+    }
 }
 
 #[tokio::test]

@@ -52,12 +52,15 @@ async fn http(request: Request) -> Response {
     }
 }
 
-/// Where a body comes back as it went in, by the functions' own way through the runtime: the baseline of what streams.
+/// Where a body comes back as it went in, by nothing but the SDK: the baseline of what streams.
 const ECHO: &str = "/probe/echo";
 
-fn echo() -> &'static Router {
+/// The same by the functions' own way through the runtime.
+const OWN_ECHO: &str = "/probe/own-echo";
+
+fn own_echo() -> &'static Router {
     static ROUTER: OnceLock<Router> = OnceLock::new();
-    ROUTER.get_or_init(|| Router::new().route(ECHO, post(async |body: Body| body)))
+    ROUTER.get_or_init(|| Router::new().route(OWN_ECHO, post(async |body: Body| body)))
 }
 
 mod service {
@@ -77,10 +80,11 @@ mod service {
 
     impl Guest for Http {
         async fn handle(request: types::Request) -> Result<types::Response, ErrorCode> {
-            if request.get_path_with_query().as_deref() == Some(super::ECHO) {
-                return shared::http::serve(super::echo(), request, "").await;
+            match request.get_path_with_query().as_deref() {
+                Some(super::ECHO) => http::Response::new(Request::from_request(request)?.into_body()).into_response(),
+                Some(super::OWN_ECHO) => shared::http::serve(super::own_echo(), request, "").await,
+                _ => super::http(Request::from_request(request)?).await.into_response(),
             }
-            super::http(Request::from_request(request)?).await.into_response()
         }
     }
 }

@@ -1,5 +1,5 @@
-//! What rewriting a body costs, beside a component that echoes it in the same process, beside nginx's `sub_filter` with
-//! the same four rules, and beside GNU sed.
+//! What rewriting a body costs, beside a component that echoes it in the same process, by the SDK and by the functions'
+//! own, faster way, beside nginx's `sub_filter` with the same four rules, and beside GNU sed.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -32,7 +32,10 @@ const HOSTS: [&str; 6] = [
 const REWRITTEN: usize = 4;
 const REPORTS: usize = 100_000;
 const TO: &str = "img.hospital.example";
+/// By nothing but the SDK.
 const ECHO: &str = "/probe/echo";
+/// By the functions' own way through the runtime.
+const OWN_ECHO: &str = "/probe/own-echo";
 const REWRITE: &str = "/images/rewrite";
 
 /// Measures every case, and tells the figures.
@@ -51,7 +54,7 @@ pub(crate) async fn bench(kind: Kind, settings: &Settings) -> Result<()> {
         HOSTS.len(),
         settings.rounds,
     );
-    println!("\n{:<32} {:>12} {:>24} {:>14}", "", "MB/s", "ratio to the echo", "added ms/MB");
+    println!("\n{:<32} {:>9} {:>22} {:>22} {:>12}", "", "MB/s", "to the SDK's echo", "to our own echo", "added ms/MB");
     let sets = [
         ("4 rules", rules(1, REWRITTEN, false)),
         ("200 rules", rules(2, 200, false)),
@@ -59,20 +62,21 @@ pub(crate) async fn bench(kind: Kind, settings: &Settings) -> Result<()> {
     ];
     for (name, rules) in sets {
         put(&runtime, &rules).await?;
-        let rounds = beside_echo(&runtime, &body, settings.rounds).await?;
+        let rounds = beside_echoes(&runtime, &body, settings.rounds).await?;
         report.add(tell(&format!("images/rewrite, {name}"), &rounds, megabytes));
     }
     keep_reports(&runtime).with_context(|| format!("{REPORTS} reports"))?;
     // New rules make the reports' keys anew, as one piece.
     put(&runtime, &rules(4, REWRITTEN, false)).await?;
-    let rounds = beside_echo(&runtime, &body, settings.rounds).await?;
+    let rounds = beside_echoes(&runtime, &body, settings.rounds).await?;
     report.add(tell("images/rewrite, 100,000 reports", &rounds, megabytes));
     let file = folder.path().join("chat.json");
     std::fs::write(&file, &body)?;
     let nginx = Nginx::start(folder.path()).await?;
     let mut rounds = Vec::new();
     for _ in 0..=settings.rounds {
-        rounds.push((nginx.get("/plain").await?, nginx.get("/sub_filter").await?));
+        let baseline = nginx.get("/plain").await?;
+        rounds.push(Round { sdk: None, baseline, case: nginx.get("/sub_filter").await? });
     }
     report.add(tell("nginx sub_filter, over nginx", rounds.get(1..).unwrap_or_default(), megabytes));
     let mut seds = Vec::new();
@@ -154,20 +158,25 @@ async fn put(runtime: &Runtime, rules: &Value) -> Result<()> {
     Ok(())
 }
 
-/// A round of the baseline and of the case, one right after the other.
-type Round = (Duration, Duration);
+/// A round of the baselines and of the case, one right after the other.
+struct Round {
+    sdk: Option<Duration>,
+    baseline: Duration,
+    case: Duration,
+}
 
-async fn beside_echo(runtime: &Runtime, body: &[u8], rounds: u32) -> Result<Vec<Round>> {
+async fn beside_echoes(runtime: &Runtime, body: &[u8], rounds: u32) -> Result<Vec<Round>> {
     let mut measured = Vec::new();
     // The first is to warm up.
     for number in 0..=rounds {
-        let echo = post(runtime, ECHO, body).await?;
+        let sdk = post(runtime, ECHO, body).await?;
+        let own = post(runtime, OWN_ECHO, body).await?;
         let rewritten = post(runtime, REWRITE, body).await?;
-        ensure!(echo.1 == body, "the echo is not the body");
+        ensure!(sdk.1 == body && own.1 == body, "an echo is not the body");
         let found = String::from_utf8_lossy(&rewritten.1).matches(TO).count();
         ensure!(found == URLS * REWRITTEN / HOSTS.len(), "{found} URLs were rewritten");
         if number > 0 {
-            measured.push((echo.0, rewritten.0));
+            measured.push(Round { sdk: Some(sdk.0), baseline: own.0, case: rewritten.0 });
         }
     }
     Ok(measured)
@@ -223,18 +232,22 @@ fn dechunked(answer: &[u8]) -> Result<Vec<u8>> {
 /// Prints a case's row, and returns its figures.
 fn tell(name: &str, rounds: &[Round], megabytes: f64) -> Value {
     let rate = |took: &Duration| megabytes / took.as_secs_f64();
-    let baseline = Spread::of(rounds.iter().map(|(baseline, _)| rate(baseline)));
-    let case = Spread::of(rounds.iter().map(|(_, case)| rate(case)));
-    let ratio = Spread::of(rounds.iter().map(|(baseline, case)| rate(case) / rate(baseline)));
-    let added = Spread::of(
-        rounds.iter().map(|(baseline, case)| (case.as_secs_f64() - baseline.as_secs_f64()) * 1e3 / megabytes),
-    );
-    println!("{name:<32} {:>12.0} {:>24} {:>14.2}", case.median, ratio.to_string(), added.median);
+    let to = |baseline: &Duration, round: &Round| rate(&round.case) / rate(baseline);
+    let baseline = Spread::of(rounds.iter().map(|round| rate(&round.baseline)));
+    let case = Spread::of(rounds.iter().map(|round| rate(&round.case)));
+    let ratio = Spread::of(rounds.iter().map(|round| to(&round.baseline, round)));
+    let to_sdk: Option<Vec<f64>> = rounds.iter().map(|round| Some(to(round.sdk.as_ref()?, round))).collect();
+    let to_sdk = to_sdk.map(Spread::of);
+    let added_s = rounds.iter().map(|round| round.case.as_secs_f64() - round.baseline.as_secs_f64());
+    let added = Spread::of(added_s.map(|seconds| seconds * 1e3 / megabytes));
+    let to_sdk_text = to_sdk.as_ref().map_or_else(String::new, ToString::to_string);
+    println!("{name:<32} {:>9.0} {to_sdk_text:>22} {:>22} {:>12.2}", case.median, ratio.to_string(), added.median);
     json!({
         "name": name,
         "mb_per_s": case.json(),
         "baseline_mb_per_s": baseline.json(),
         "ratio": ratio.json(),
+        "ratio_to_sdk": to_sdk.map(|spread| spread.json()),
         "added_ms_per_mb": added.json(),
     })
 }
