@@ -155,7 +155,7 @@ pub(crate) async fn look_again() -> Result<Standing, Problem> {
     let before = known();
     let rules = match &before {
         Some(standing) if standing.mark.rules_version == mark.rules_version => standing.rules.clone(),
-        _ => Arc::new(stored_rules(db, mark.rules_version, at_ms).await?),
+        _ => Arc::new(stored_rules(db, &mark, at_ms).await?),
     };
     let unlawful = match &before {
         Some(standing) if (standing.mark.generation, standing.mark.seq) == (mark.generation, mark.seq) => {
@@ -187,17 +187,17 @@ pub(crate) async fn look_again() -> Result<Standing, Problem> {
     Ok(standing)
 }
 
-async fn stored_rules(db: &Db, version: i64, now_ms: i64) -> Result<Rules, Problem> {
-    let stored = store::rules(db, version).await?;
+async fn stored_rules(db: &Db, mark: &Mark, now_ms: i64) -> Result<Rules, Problem> {
+    let stored = store::rules(db, mark.rules_version).await?;
     let text = stored.as_ref().map_or(Rules::DEFAULT, |set| &set.text);
     let rules = Rules::parse(text.as_bytes(), keys().await?).map_err(|faults| {
         let faults = faults.into_iter().map(|fault| Fault::at(format!("/stored{}", fault.pointer), fault.detail));
         misconfigured(faults.collect())
     })?;
-    // Whoever kept the set makes the reports' keys anew by it; if they could not, we do.
-    if stored.is_none_or(|set| now_ms - set.stored_at_ms > MENDED_AFTER_MS)
-        && store::mark(db).await?.keys_version < version
-    {
+    // Whoever kept the set makes the reports' keys anew by it; if they could not, we do. Those of an older release have a
+    // version below all sets, and nobody else is at them.
+    let is_late = stored.is_none_or(|set| now_ms - set.stored_at_ms > MENDED_AFTER_MS);
+    if mark.keys_version < 0 || (is_late && mark.keys_version < mark.rules_version) {
         rekey(db, &rules).await?;
     }
     Ok(rules)

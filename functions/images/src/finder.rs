@@ -46,7 +46,7 @@ impl Finder {
                 groups += 1;
             }
         }
-        // A host this long has a group's last byte at each place so far on.
+        // Wherever such a host stands, one of the looked-at groups lies within it.
         let fits = |step: &usize| shortest >= step + GROUP - 1 && groups <= GROUPS_MAX;
         let step = [STEP, SHORT_STEP, SHORTEST_STEP].into_iter().find(fits)?;
         Some(Self { table, step })
@@ -107,6 +107,27 @@ mod tests {
                 let place = before.len()..before.len() + host.len();
                 prop_assert!(found.into_iter().any(|at| place.contains(&at)));
             }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn each_step_finds_the_shortest_hosts_that_it_is_for(
+            (step, length) in prop::sample::select(vec![(8, 11), (8, 14), (12, 15), (12, 18), (16, 19), (16, 40)]),
+            host in "[a-z0-9.]{40}",
+            before in "[a-z./ ]{0,300}",
+            after in "[a-z./ ]{0,300}",
+        ) {
+            let host = &host[..length];
+            let finder = Finder::new([host.as_bytes()]).unwrap();
+            prop_assert_eq!(finder.step, step);
+            let (text, place) = (format!("{before}{host}{after}"), before.len()..before.len() + length);
+            let found = (0..=before.len()).step_by(7).map(|from| finder.next(text.as_bytes(), from));
+            // What comes earlier is something that looks alike.
+            for found in found {
+                prop_assert!(found.is_some_and(|at| at < place.end), "{:?} {:?}", found, place);
+            }
+            prop_assert!(finder.next(text.as_bytes(), before.len()).is_some_and(|at| place.contains(&at)));
         }
     }
 

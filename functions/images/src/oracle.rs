@@ -1014,6 +1014,26 @@ proptest! {
     }
 }
 
+#[test]
+fn a_body_with_more_hosts_than_are_remembered_becomes_what_it_must() {
+    let hosts = (0..300).map(|number| match number % 5 {
+        0 => format!("h{number}.many.example"),
+        1 => format!("H{number}.A.many.example"),
+        2 => "img10.360buyimg.com".to_owned(),
+        3 => "signed.example.com".to_owned(),
+        _ => format!("foreign-{number}.example.org"),
+    });
+    let urls: Vec<String> = hosts.map(|host| format!("\"https://{host}/a.jpg\"")).collect();
+    let body = [urls.join(","), urls.join(" ")].concat().into_bytes();
+    for context in [None, Some(Context::Bulk), Some(Context::Avatar)] {
+        let caller = Caller { context, ..Caller::default() };
+        for reported in [false, true] {
+            let case = Case { body: &body, caller: &caller, media: Media::Other, reported };
+            assert_eq!(shown(&case.streamed(&[]).0), shown(&case.expected()), "{context:?} {reported}");
+        }
+    }
+}
+
 /// The parameters that sign a path.
 fn hmac(path: &str) -> String {
     sign::Signer::new(sign::Scheme::HmacSha256, "secret", 1_800).unwrap().parameters(path.as_bytes(), NOW_S)

@@ -109,18 +109,25 @@ struct Host {
 }
 
 impl Host {
-    fn know(seen: &[u8], rules: &Rules, fates: &[Fate], unlawful: &Unlawful) -> Self {
-        let name = seen.to_ascii_lowercase();
+    /// Learns of another host, in the memory of the one that was known.
+    fn learn(&mut self, seen: &[u8], rules: &Rules, fates: &[Fate], unlawful: &Unlawful) {
+        let Self { seen: kept, name, reported, .. } = self;
+        kept.clear();
+        kept.extend_from_slice(seen);
+        name.clear();
+        name.extend(seen.iter().map(u8::to_ascii_lowercase));
         let mut claims = Vec::new();
-        rules.claims(&name, |place| claims.push(place));
+        rules.claims(name, |place| claims.push(place));
         let fate = |place: &usize| fates.get(*place).copied().filter(|fate| *fate != Fate::Out);
         let rule = claims.iter().find_map(|place| Some((*place, fate(place)?)));
-        let signed = rule.and_then(|(place, _)| rules.rules.get(place)).is_some_and(|rule| rule.sign.is_some());
         let to_hash = |place: &usize| rules.rules.get(*place).map(|rule| rule.to_hash);
-        let mut reported = vec![hash(&name)];
-        reported.extend(claims.iter().filter_map(to_hash));
-        reported.retain(|host| unlawful.has_host(*host));
-        Self { seen: seen.to_vec(), name, rule, signed, reported }
+        reported.clear();
+        if !unlawful.is_empty() {
+            reported.extend(std::iter::once(hash(name)).chain(claims.iter().filter_map(to_hash)));
+            reported.retain(|host| unlawful.has_host(*host));
+        }
+        self.signed = rule.and_then(|(place, _)| rules.rules.get(place)).is_some_and(|rule| rule.sign.is_some());
+        self.rule = rule;
     }
 
     /// What becomes of its URLs, whatever follows the host; `None` if that matters.
@@ -474,7 +481,7 @@ impl Rewriter {
         // Where others are in the way, the first of them goes.
         let (place, is_known) = found.unwrap_or((first, false));
         if let Some(host) = self.hosts.get_mut(place).filter(|_| !is_known) {
-            *host = Host::know(seen, &self.rules, &self.fates, &self.unlawful);
+            host.learn(seen, &self.rules, &self.fates, &self.unlawful);
         }
         place
     }
@@ -497,12 +504,12 @@ impl Rewriter {
         head: &Head,
         authority: Authority,
         last: bool,
-        host: usize,
+        place: usize,
     ) -> Result<Verdict, More> {
         let ampersand = self.ampersand(input, head);
         let Self { rules, unlawful, hosts, scratch, now_s, .. } = self;
         let Scratch { path, query, key } = scratch;
-        let Some(Host { name: host, rule, signed, reported, .. }) = hosts.get(host) else { return Ok(Verdict::Leave) };
+        let Some(Host { name: host, rule, signed, reported, .. }) = hosts.get(place) else { return Ok(Verdict::Leave) };
         let (signed, by_url) = (*signed, rule.is_some_and(|(_, fate)| fate != Fate::In));
         let plain = plain_path(input, authority, head.style);
         let found = match plain {

@@ -190,7 +190,7 @@ pub(crate) struct Caller {
 /// A name, and the places of the rules that claim it.
 type Claim = (Box<[u8]>, Vec<usize>);
 
-/// Names and the places of the rules that claim them, by the names' hash: what is asked for every URL.
+/// Names and the places of the rules that claim them, by the names' hash: what is asked for each host of a body.
 #[derive(Clone, Debug, Default)]
 struct Claims(HashMap<u64, Vec<Claim>>);
 

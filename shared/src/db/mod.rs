@@ -2,7 +2,8 @@
 //!
 //! Statements of concurrent requests interleave on a shared connection, so every invariant holds by single
 //! statements and unique indexes, never by a transaction across calls. Each result is read to its end before the
-//! next statement: unread rows hold the database's lock. Placeholders are `$1, $2, …`, first used in order.
+//! next statement: unread rows hold the database's lock. Placeholders are `$1, $2, …`, first used in order,
+//! and `?` for those of a long list behind them.
 //!
 //! An engine is one file: [`spin`] (Spin's SQLite) and, for tests, `native` (rusqlite).
 

@@ -25,8 +25,8 @@ const LEASE_LEFT_MS: i64 = 10_000;
 const FAILURES_MAX: u32 = 8;
 /// So many in a row that had failed before, and it tries new ones alone: these may fail for what they are.
 const REPEATED_FAILURES_MAX: u32 = 64;
-/// Attempts that are settled by one statement. A crash repeats those that wait for it and as many that it would have
-/// settled.
+/// From so many attempts on they are settled, all by one statement. A crash repeats those and what was posted meanwhile:
+/// a few dozen.
 const SETTLED_MAX: usize = 16;
 /// A fault of our own configuration is said so often.
 const ALARM_EVERY_MS: i64 = 60_000;
@@ -46,8 +46,10 @@ pub(super) struct Delivery<'a, C> {
     failures: u32,
     /// And of others.
     repeated_failures: u32,
-    /// How much time must be left for another post, as the last ones went.
-    post_ms: i64,
+    /// How long a post takes, as the last ones went; `None` before the first.
+    post_ms: Option<i64>,
+    /// The first fault of the database: nothing begins after it.
+    fault: Option<DbError>,
     tally: Tally,
 }
 
@@ -77,22 +79,25 @@ impl<'a, C: Courier> Delivery<'a, C> {
             drained: false,
             failures: 0,
             repeated_failures: 0,
-            post_ms: 0,
+            post_ms: None,
+            fault: None,
             tally: Tally::default(),
         }
     }
 
     /// Delivers, and says what became of it.
     pub(super) async fn run(mut self, whose: Whose<'_>) -> Result<Tally, DbError> {
-        let done = self.post_and_settle(whose).await;
+        self.post_and_settle(whose).await;
         // What was taken and not tried is nobody's fault, whatever happened to the rest.
         let given_back = self.give_back().await;
-        done?;
-        given_back?;
-        Ok(self.tally)
+        match self.fault {
+            Some(fault) => Err(fault),
+            None => given_back.map(|()| self.tally),
+        }
     }
 
-    async fn post_and_settle(&mut self, whose: Whose<'_>) -> Result<(), DbError> {
+    /// After a fault of the database, too, what was posted ends and is settled: the next statement may do its work.
+    async fn post_and_settle(&mut self, whose: Whose<'_>) {
         let outbox = self.outbox;
         let token = self.token.clone();
         let mut under_way = FuturesUnordered::new();
@@ -100,8 +105,10 @@ impl<'a, C: Courier> Delivery<'a, C> {
         let mut ended = Vec::new();
         loop {
             while flying < CONCURRENCY && ended.len() < SETTLED_MAX {
-                if self.queue.is_empty() {
-                    self.take(whose).await?;
+                // Not between two statements of a settlement, which nobody polls meanwhile.
+                if self.queue.is_empty() && !settling {
+                    let taken = self.take(whose).await;
+                    self.note(taken);
                 }
                 let Some(row) = self.next() else { break };
                 under_way.push(post(outbox.courier, row, self.until_ms).map(Step::Posted).left_future());
@@ -114,7 +121,7 @@ impl<'a, C: Courier> Delivery<'a, C> {
                 under_way.push(settle(outbox, judged, &token).map(Step::Settled).right_future());
                 settling = true;
             }
-            let Some(first) = under_way.next().await else { return Ok(()) };
+            let Some(first) = under_way.next().await else { return };
             for step in iter::once(first).chain(iter::from_fn(|| under_way.next().now_or_never().flatten())) {
                 match step {
                     Step::Posted(post) => {
@@ -122,7 +129,7 @@ impl<'a, C: Courier> Delivery<'a, C> {
                         ended.push(post);
                     }
                     Step::Settled(done) => {
-                        done?;
+                        self.note(done);
                         settling = false;
                         self.drained = false;
                     }
@@ -131,9 +138,20 @@ impl<'a, C: Courier> Delivery<'a, C> {
         }
     }
 
+    /// Keeps the first fault.
+    fn note(&mut self, done: Result<(), DbError>) {
+        if let (Err(fault), None) = (done, &self.fault) {
+            self.fault = Some(fault);
+        }
+    }
+
     /// Whether another post may begin: not if it would likely be cut short.
     fn may_begin(&self) -> bool {
-        self.failures < FAILURES_MAX && self.outbox.courier.now_ms().saturating_add(self.post_ms) < self.until_ms
+        // A little more for one that is held up.
+        const HELD_UP_MS: i64 = 20;
+        let post_ms = self.post_ms.map_or(0, |post_ms| post_ms * 5 / 4 + HELD_UP_MS);
+        let ended_at_ms = self.outbox.courier.now_ms().saturating_add(post_ms);
+        self.fault.is_none() && self.failures < FAILURES_MAX && ended_at_ms < self.until_ms
     }
 
     /// Whether only messages that nobody has tried are worth trying.
@@ -172,7 +190,10 @@ impl<'a, C: Courier> Delivery<'a, C> {
     fn judge(&mut self, ended: Vec<Ended>) -> Judged {
         let courier = self.outbox.courier;
         let mut judged = Judged::default();
-        self.post_ms = post_ms(&ended);
+        // One that is far slower than the others counts for little.
+        let took_ms: i64 = ended.iter().map(|post| post.ended_at_ms - post.began_at_ms).sum();
+        let mean_ms = took_ms / i64::try_from(ended.len()).unwrap_or(1).max(1);
+        self.post_ms = Some((3 * self.post_ms.unwrap_or_default() + mean_ms) / 4);
         for Ended { row, answer, began_at_ms, ended_at_ms } in ended {
             let given_up = ended_at_ms - row.tried_since_ms >= courier.given_up_after_ms();
             let verdict = verdict(&row.id, row.attempts, given_up, &answer, ended_at_ms);
@@ -223,13 +244,6 @@ impl<'a, C: Courier> Delivery<'a, C> {
         let ids: Vec<&str> = self.queue.iter().map(|row| row.id.as_str()).collect();
         store::give_back(self.outbox.db, &ids, &self.token).await
     }
-}
-
-/// The time in which a post ends, as these went: one at half their pace, and a little more for one that is held up.
-fn post_ms(ended: &[Ended]) -> i64 {
-    const HELD_UP_MS: i64 = 20;
-    let took_ms: i64 = ended.iter().map(|post| post.ended_at_ms - post.began_at_ms).sum();
-    2 * took_ms / i64::try_from(ended.len()).unwrap_or(1).max(1) + HELD_UP_MS
 }
 
 async fn post(courier: &impl Courier, mut row: Leased, until_ms: i64) -> Ended {

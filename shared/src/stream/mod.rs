@@ -116,8 +116,8 @@ pub struct Drained {
 
 /// Drains `source` in batches of `count` until it is empty or there is no `more_time`.
 ///
-/// `handle` reads a batch, and what it returns commits it and says which of its entries cannot be read. While one batch
-/// is committed, the one before it is acknowledged, and the next one is fetched and read.
+/// What `handle` returns commits a batch and says which of its entries cannot be read. Meanwhile the batch before it is
+/// acknowledged, and the next one is fetched and handed to `handle`, which may already read it.
 ///
 /// # Errors
 /// The stream's, and the handler's: then nothing of the batch is acknowledged, and the next drain reads it again.
@@ -137,6 +137,7 @@ where
     for again in [false, true] {
         let done = batches(source, count, &more_time, &handle, &mut drained).await;
         if drained.busy {
+            done?;
             // Another drain came in between: the rest is its.
             drained.busy = !again;
             return Ok(drained);
@@ -191,11 +192,11 @@ where
             Ok(if more_time() { Some(read(source, count, ids.last().map(String::as_str), handle).await) } else { None })
         };
         let (outcome, ahead) = join(committing, meanwhile).await;
-        let ahead = ahead.map_err(DrainError::Stream)?;
         last = Some(Committed { dead: outcome.map_err(DrainError::Handler)?, ids });
         match ahead {
-            Some(ahead) => next = ahead,
-            None => break Ok(()),
+            Err(error) => break Err(DrainError::Stream(error)),
+            Ok(Some(ahead)) => next = ahead,
+            Ok(None) => break Ok(()),
         }
     };
     let acknowledged = acknowledge(source, last, drained).await;

@@ -305,3 +305,95 @@ fn only_an_added_entry_rings() {
         assert_eq!(rung(event.as_bytes()), None, "{event}");
     }
 }
+
+/// A stream of one entry a batch that writes down what it is asked.
+#[derive(Default)]
+struct Scripted {
+    said: Mutex<Vec<String>>,
+    entries: Mutex<Vec<&'static str>>,
+    /// The batch that cannot be acknowledged.
+    unfinished: Option<&'static str>,
+    /// The last batch before another drain is at it.
+    last: Option<&'static str>,
+}
+
+impl Scripted {
+    fn of(entries: &[&'static str]) -> Self {
+        Self { entries: Mutex::new(entries.iter().rev().copied().collect()), ..Self::default() }
+    }
+
+    fn say(&self, what: &str) {
+        self.said.lock().unwrap().push(what.to_owned());
+    }
+
+    async fn drained(&self, fails: &str) -> Result<Drained, DrainError<&'static str>> {
+        drain(
+            self,
+            1,
+            || true,
+            async |entries: Vec<Entry>| {
+                let id = &entries[0].id;
+                self.say(&format!("begin {id}"));
+                tokio::task::yield_now().await;
+                self.say(&format!("commit {id}"));
+                if id == fails { Err("busy") } else { Ok(Vec::new()) }
+            },
+        )
+        .await
+    }
+
+    fn said(&self) -> String {
+        self.said.lock().unwrap().join(", ")
+    }
+}
+
+impl Source for Scripted {
+    async fn read(&self, _: usize, held: Option<&str>) -> Result<Batch, StreamError> {
+        self.say(&format!("read past {}", held.unwrap_or("-")));
+        if held.is_some() && held == self.last {
+            return Ok(Batch::Busy);
+        }
+        let entry = |id: &str| Entry { id: id.to_owned(), fields: Vec::new(), valid_utf8: true };
+        Ok(Batch::Entries(self.entries.lock().unwrap().pop().map(entry).into_iter().collect()))
+    }
+
+    async fn finish(&self, handled: &[String], _: &[Dead]) -> Result<(), StreamError> {
+        self.say(&format!("finish {}", handled[0]));
+        if self.unfinished == Some(handled[0].as_str()) { Err(StreamError::TimedOut) } else { Ok(()) }
+    }
+
+    async fn release(&self) -> Result<u64, StreamError> {
+        self.say("release");
+        Ok(0)
+    }
+}
+
+#[tokio::test]
+async fn a_batch_is_acknowledged_once_it_is_committed_and_before_the_one_after_the_next_is_read() {
+    let stream = Scripted::of(&["1", "2", "3"]);
+    let drained = stream.drained("-").await.unwrap();
+    assert_eq!((drained.read, drained.left), (3, Some(0)));
+    assert_eq!(
+        stream.said(),
+        "read past -, begin 1, read past 1, commit 1, begin 2, finish 1, read past 2, commit 2, begin 3, finish 2, \
+         read past 3, commit 3, finish 3, release"
+    );
+}
+
+#[tokio::test]
+async fn what_is_committed_is_acknowledged_whatever_fails_beside_it() {
+    let stream = Scripted::of(&["1", "2", "3"]);
+    assert_eq!(stream.drained("2").await, Err(DrainError::Handler("busy")));
+    assert!(stream.said().contains("finish 1") && !stream.said().contains("finish 2"), "{}", stream.said());
+
+    let stream = Scripted { unfinished: Some("1"), ..Scripted::of(&["1", "2", "3"]) };
+    assert_eq!(stream.drained("-").await, Err(DrainError::Stream(StreamError::TimedOut)));
+    assert!(stream.said().ends_with("finish 1, commit 2, finish 2, release"), "{}", stream.said());
+
+    // Another drain has come in: what this one has committed is acknowledged all the same.
+    let stream = Scripted { last: Some("1"), ..Scripted::of(&["1"]) };
+    assert!(stream.drained("-").await.unwrap().busy);
+    assert!(stream.said().ends_with("commit 1, finish 1"), "{}", stream.said());
+    let stream = Scripted { last: Some("1"), unfinished: Some("1"), ..Scripted::of(&["1"]) };
+    assert_eq!(stream.drained("-").await, Err(DrainError::Stream(StreamError::TimedOut)));
+}

@@ -471,20 +471,27 @@ async fn a_report_of_an_older_release_holds_after_an_update() -> Result<()> {
     let mut app = App::http(|builder| builder).await?;
     let (status, kept) = app.answer("/images/violations", json!({"url": OLD, "reason": "违规"}).to_string()).await?;
     assert_eq!(status, 201, "{kept}");
+    make_old(&mut app).await?;
+    assert!(rewritten(&app, "", OLD).await?.ends_with("/removed.png"));
+    make_old(&mut app).await?;
+    let by_url = |method| app.admin(method, "/images/violations").query(&[("url", OLD)]);
+    let (_, list) = answered(by_url(Method::GET)).await?;
+    assert_eq!(list["items"], json!([kept]));
+    make_old(&mut app).await?;
+    let by_url = |method| app.admin(method, "/images/violations").query(&[("url", OLD)]);
+    assert_eq!(by_url(Method::DELETE).send().await?.status(), 204);
+    Ok(())
+}
+
+/// Starts the application again on a database as the release before migration 3 of images left it.
+async fn make_old(app: &mut App) -> Result<()> {
     app.runtime.stop().await;
-    // As the release before migration 3 left it.
     Connection::open(app.runtime.state_dir().join("sqlite_db.db"))?.execute_batch(
         "UPDATE images_violations SET keys = '00000000000000aa', image = '00000000000000aa';
         UPDATE images_unlawful SET rules_version = 0, generation = generation + 1, keys = x'';
         DELETE FROM schema_versions WHERE owner = 'images' AND version > 2;",
     )?;
-    app.runtime.restart().await?;
-    assert!(rewritten(&app, "", OLD).await?.ends_with("/removed.png"));
-    let (_, list) = answered(app.admin(Method::GET, "/images/violations")).await?;
-    assert_eq!(list["items"], json!([kept]));
-    let taken_back = app.admin(Method::DELETE, "/images/violations").query(&[("url", OLD)]).send().await?;
-    assert_eq!(taken_back.status(), 204);
-    Ok(())
+    app.runtime.restart().await
 }
 
 /// An origin that answers every request with this, and tells what it was asked.

@@ -22,7 +22,7 @@ use shared::{
 use super::{allowed, not_found};
 use crate::{
     FUNCTION, VERSION,
-    config::{db, gateways, gather, gather_if_many, look_again},
+    config::{db, gateways, gather, gather_if_many, look_again, standing},
     store::{self, Entry, Filter, Which},
     unlawful::Image,
     violation::Report,
@@ -71,6 +71,8 @@ pub(super) async fn list(request: Request) -> Result<Json<Page<Entry>>, Problem>
         cursor,
     };
     query.finish()?;
+    // An older release's keys are made anew first.
+    standing().await?;
     let reports = store::violations(db().await?, &filter, limit + 1).await?;
     Ok(Json(Page::of(reports, limit, |report| report.seq)))
 }
@@ -109,6 +111,8 @@ pub(super) async fn take_back_image(request: Request) -> Result<StatusCode, Prob
 }
 
 async fn taken_back(which: Which<'_>) -> Result<usize, Problem> {
+    // An older release's keys are made anew first.
+    standing().await?;
     let db = db().await?;
     let count = store::take_back(db, which, clock::now_ms()).await?;
     gather(db).await?;
