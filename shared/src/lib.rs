@@ -18,6 +18,7 @@
 //! - [`query`]: a request's parameters, with every fault of them;
 //! - [`rollout`]: who gets something new already;
 //! - [`signature`]: Standard Webhooks;
+//! - `simulation`: what the functions' simulations share, for tests;
 //! - [`soon`]: work that no caller waits for;
 //! - [`stream`]: intake of a Redis stream by consumer group.
 //!
@@ -41,5 +42,7 @@ pub mod problem;
 pub mod query;
 pub mod rollout;
 pub mod signature;
+#[cfg(any(test, feature = "native"))]
+pub mod simulation;
 pub mod soon;
 pub mod stream;

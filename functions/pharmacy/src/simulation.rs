@@ -11,7 +11,6 @@ use std::{
     future::Future,
     pin::Pin,
     sync::{Arc, LazyLock, Mutex, MutexGuard},
-    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -25,6 +24,7 @@ use shared::{
     log::EntryPath,
     message::{Accounts, Message},
     outbox::{self, Attempted, Courier, Outbox, Whose},
+    simulation::{Course, Dice, Faults, Pointed, Simulated, Turn, run_alone},
 };
 
 use crate::{
@@ -99,53 +99,11 @@ fn a_third_partner_is_one_implementation_and_one_line() {
     assert!(matches!(Third.callback(&received("other")), Err(Refusal::Signature(_))));
 }
 
-/// SplitMix64: small, and the same everywhere.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        usize::try_from(self.roll() % n as u64).unwrap()
-    }
-
-    /// Whether something happens that happens `per_mille` times in a thousand.
-    fn happens(&mut self, per_mille: u64) -> bool {
-        self.roll() % 1000 < per_mille
-    }
-}
-
-/// What may go wrong.
-#[derive(Clone, Copy)]
-enum Faults {
-    /// Anything, at random.
-    Random,
-    /// The worker is cut off at this point of the run, counted from 0, and nothing else happens.
-    CutOffAt(usize),
-    /// The power is cut at this point, and nothing else happens.
-    PowerCutAt(usize),
-    /// Nothing.
-    None,
-}
-
-/// All that is not the code under test.
+/// What the disk, the gateway and the partners have.
+#[derive(Default)]
 struct World {
-    dice: Dice,
-    faults: Faults,
-    /// Points passed: before and after each effect.
-    points: usize,
-    now_ms: i64,
-    /// The worker that is running is to be cut off.
-    cut_off: bool,
     /// There are commits that a power cut undoes: they stand within the savepoint `unsynced`.
     unsynced: bool,
-    tokens: u64,
     /// Messages that the gateway accepted, by id, with whom and what they tell.
     told: BTreeMap<String, String>,
     /// What each partner decided of the orders that it has.
@@ -156,67 +114,41 @@ struct World {
     promised: BTreeSet<(String, &'static str)>,
 }
 
-type Shared = Arc<Mutex<World>>;
-
-fn lock(world: &Shared) -> MutexGuard<'_, World> {
-    world.lock().unwrap()
+/// All that is not the code under test.
+#[derive(Clone)]
+struct Outside {
+    course: Course,
+    world: Arc<Mutex<World>>,
 }
 
-/// Another worker may come in between.
-async fn switch() {
-    let mut switched = false;
-    std::future::poll_fn(|context| {
-        // Futures in a set are polled only when they wake.
-        context.waker().wake_by_ref();
-        if std::mem::replace(&mut switched, true) { Poll::Ready(()) } else { Poll::Pending }
-    })
-    .await;
-}
-
-/// A point at which the worker may be cut off, for good.
-async fn point(world: &Shared) {
-    let cut_off = {
-        let mut world = lock(world);
-        let here = world.points;
-        world.points += 1;
-        let cut_off = match world.faults {
-            Faults::Random => world.dice.happens(8),
-            Faults::CutOffAt(point) | Faults::PowerCutAt(point) => point == here,
-            Faults::None => false,
-        };
-        // Another part of the worker may go on in the same turn, and is cut off with it.
-        world.cut_off |= cut_off;
-        cut_off
-    };
-    if cut_off {
-        std::future::pending::<()>().await;
+impl Outside {
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap()
     }
 }
 
-/// Whether something goes wrong that a caller is told of.
-fn fails(world: &Shared, per_mille: u64) -> bool {
-    let mut world = lock(world);
-    matches!(world.faults, Faults::Random) && world.dice.happens(per_mille)
-}
-
-/// SQLite, with points around every statement. Commits of the connection for effects wait for no disk: all since the last
-/// that did are lost together when the power is cut.
-struct Pointed {
+/// SQLite, of which a power cut undoes what nobody waited for the disk for. Commits of the connection for effects wait
+/// for none: all since the last that did are lost together.
+struct Disk {
     db: Db,
-    world: Shared,
+    world: Arc<Mutex<World>>,
     of_effects: bool,
 }
 
-impl Pointed {
+impl Disk {
+    fn is_unsynced(&self, becomes: bool) -> bool {
+        std::mem::replace(&mut self.world.lock().unwrap().unsynced, becomes)
+    }
+
     async fn commit(&self, sql: &str, values: Vec<Value>) -> Result<Vec<Row>, DbError> {
-        if self.of_effects && !std::mem::replace(&mut lock(&self.world).unsynced, true) {
+        if self.of_effects && !self.is_unsynced(true) {
             self.db.execute("SAVEPOINT unsynced", []).await?;
         }
         let before = self.changes().await?;
         let result = self.db.query(sql, values).await;
         // What changes nothing commits nothing, and makes nothing last.
         let lasts = !self.of_effects && self.changes().await? != before;
-        if lasts && std::mem::take(&mut lock(&self.world).unsynced) {
+        if lasts && self.is_unsynced(false) {
             self.db.execute("RELEASE unsynced", []).await?;
         }
         result
@@ -227,38 +159,29 @@ impl Pointed {
     }
 }
 
-impl Engine for Pointed {
+impl Engine for Disk {
     fn run<'a>(&'a self, sql: &'a str, values: Vec<Value>) -> BoxFuture<'a, Result<Vec<Row>, DbError>> {
-        Box::pin(async move {
-            switch().await;
-            point(&self.world).await;
-            if fails(&self.world, 10) {
-                return Err(DbError::Busy);
-            }
-            let result = self.commit(sql, values).await;
-            point(&self.world).await;
-            result
-        })
+        Box::pin(self.commit(sql, values))
     }
 }
 
-struct Gateway(Shared);
+struct Gateway(Outside);
 
 impl Courier for Gateway {
     async fn post(&self, id: &str, _: &str, body: String, _: Duration) -> outbox::Answer {
-        switch().await;
-        point(&self.0).await;
-        let down = fails(&self.0, 150);
+        self.0.course.switch().await;
+        self.0.course.point().await;
+        let down = self.0.course.fails(150);
         if !down {
             let body: serde_json::Value = serde_json::from_str(&body).unwrap();
             let about = format!("{} {} {}", body["order_id"], body["recipient"], body["scenario"]);
-            let mut world = lock(&self.0);
+            let mut world = self.0.world();
             // Twice under one id is once.
             let before = world.told.insert(id.to_owned(), about.clone());
             assert!(before.is_none_or(|before| before == about), "one id for two messages");
         }
-        point(&self.0).await;
-        if down || fails(&self.0, 50) {
+        self.0.course.point().await;
+        if down || self.0.course.fails(50) {
             outbox::Answer::Refused { status: 503, retry_after_ms: None }
         } else {
             outbox::Answer::Accepted
@@ -266,7 +189,7 @@ impl Courier for Gateway {
     }
 
     fn now_ms(&self) -> i64 {
-        lock(&self.0).now_ms
+        self.0.course.now_ms()
     }
 
     fn log(&self, _: &Attempted<'_>) {}
@@ -278,38 +201,33 @@ impl Courier for Gateway {
     }
 
     fn token(&self) -> String {
-        let mut world = lock(&self.0);
-        world.tokens += 1;
-        world.tokens.to_string()
+        self.0.course.token().to_string()
     }
 }
 
 /// The partners, all at once: an order's number says whose it is.
-struct Partners(Shared);
+struct Partners(Outside);
 
 impl Peer for Partners {
     async fn post(&self, _: String, request: Outgoing, within: Duration) -> Result<Answered, String> {
-        switch().await;
-        point(&self.0).await;
+        self.0.course.switch().await;
+        self.0.course.point().await;
         let order_no = numbered(&request.body);
-        let failure = {
-            let mut world = lock(&self.0);
-            let random = matches!(world.faults, Faults::Random);
-            if random && world.dice.happens(300) { Some(world.dice.below(5)) } else { None }
-        };
+        let course = &self.0.course;
+        let failure = course.fails(300).then(|| course.below(5));
         let answered = |status, body: String| Ok(Answered { status, retry_after_ms: None, body: Bytes::from(body) });
         let answer = match failure {
             Some(0) => Err("the pharmacy refused the connection".into()),
             Some(1) => answered(500, "{}".into()),
             Some(2) => answered(200, "<html>".into()),
             late_or_well => {
-                let mut world = lock(&self.0);
+                let mut world = self.0.world();
                 let decision = if request.path == "/cancel" {
-                    let keeps = world.dice.happens(300);
+                    let keeps = course.happens(300);
                     if *world.dropped.entry(order_no).or_insert(keeps) { "shipped" } else { "" }
                 } else {
                     let decisions = ["", "", "accepted", "out_of_stock", "rejected"];
-                    let decision = decisions[world.dice.below(decisions.len())];
+                    let decision = decisions[course.below(decisions.len())];
                     // It decides once, however often it is asked.
                     world.has.entry(order_no).or_insert(decision)
                 };
@@ -317,7 +235,7 @@ impl Peer for Partners {
                     // It has the order, and its answer is lost, or comes too late.
                     Some(3) => Err("the pharmacy broke off".into()),
                     Some(_) => {
-                        world.now_ms += i64::try_from(within.as_millis()).unwrap();
+                        course.pass(i64::try_from(within.as_millis()).unwrap());
                         Err("the pharmacy did not answer in time".into())
                     }
                     // Each partner sees in it what it knows.
@@ -326,8 +244,8 @@ impl Peer for Partners {
                 }
             }
         };
-        point(&self.0).await;
-        switch().await;
+        self.0.course.point().await;
+        self.0.course.switch().await;
         answer
     }
 }
@@ -343,9 +261,9 @@ fn numbered(body: &str) -> String {
     }
 }
 
-/// What both workers share beside the world.
+/// What both workers share.
 struct Stage {
-    world: Shared,
+    outside: Outside,
     db: Db,
     effects: Db,
     plain: Db,
@@ -366,7 +284,7 @@ impl Stage {
     }
 
     fn promise(&self, order_no: &str, what: &'static str) {
-        lock(&self.world).promised.insert((order_no.to_owned(), what));
+        self.outside.world().promised.insert((order_no.to_owned(), what));
     }
 }
 
@@ -386,7 +304,7 @@ fn the_order(number: usize) -> Order {
 }
 
 async fn place(stage: Arc<Stage>, number: usize) {
-    let gateway = Gateway(stage.world.clone());
+    let gateway = Gateway(stage.outside.clone());
     let order = the_order(number);
     let order_no = order.order_no.clone();
     let intake = stage.intake(&gateway);
@@ -399,9 +317,9 @@ async fn place(stage: Arc<Stage>, number: usize) {
 }
 
 async fn pay(stage: Arc<Stage>, number: usize) {
-    let gateway = Gateway(stage.world.clone());
+    let gateway = Gateway(stage.outside.clone());
     let order = the_order(number);
-    let payment_id = Id::parse(&format!("pay-{}", lock(&stage.world).dice.below(2))).unwrap();
+    let payment_id = Id::parse(&format!("pay-{}", stage.outside.course.below(2))).unwrap();
     let payment = Payment { payment_id, paid_at: "2016-12-10T17:12:46+08:00".into(), amount_fen: order.amount_fen };
     if stage.intake(&gateway).pay(order.order_no.as_str(), payment).await.is_ok() {
         stage.promise(order.order_no.as_str(), "paid");
@@ -409,12 +327,10 @@ async fn pay(stage: Arc<Stage>, number: usize) {
 }
 
 async fn review(stage: Arc<Stage>, number: usize) {
-    let gateway = Gateway(stage.world.clone());
+    let gateway = Gateway(stage.outside.clone());
     let order_no = ORDERS[number].0;
-    let (approves, who) = {
-        let mut world = lock(&stage.world);
-        (world.dice.happens(700), world.dice.below(2))
-    };
+    let course = &stage.outside.course;
+    let (approves, who) = (course.happens(700), course.below(2));
     let review = Review {
         pharmacist_id: Id::parse(&format!("ph-{who}")).unwrap(),
         decision: if approves { "approve" } else { "reject" }.into(),
@@ -427,7 +343,7 @@ async fn review(stage: Arc<Stage>, number: usize) {
 }
 
 async fn cancel(stage: Arc<Stage>, number: usize) {
-    let gateway = Gateway(stage.world.clone());
+    let gateway = Gateway(stage.outside.clone());
     let order_no = ORDERS[number].0;
     if stage.intake(&gateway).cancel(order_no, None).await.is_ok() {
         stage.promise(order_no, "cancelled");
@@ -437,17 +353,15 @@ async fn cancel(stage: Arc<Stage>, number: usize) {
 /// A partner says something of an order that it has, in any order, and again; and now and then of one that it was never
 /// given.
 async fn call_back(stage: Arc<Stage>, number: usize) {
-    let gateway = Gateway(stage.world.clone());
+    let gateway = Gateway(stage.outside.clone());
     let order_no = ORDERS[number].0;
     let partner = partner::of_order(&PARTNERS, order_no).unwrap();
     let words = ["accepted", "dispensed", "shipped", "delivered", "out_of_stock", "rejected"];
-    let word = {
-        let mut world = lock(&stage.world);
-        if !world.has.contains_key(order_no) && !world.dice.happens(200) {
-            return;
-        }
-        words[world.dice.below(words.len())]
-    };
+    let Outside { course, .. } = &stage.outside;
+    if !stage.outside.world().has.contains_key(order_no) && !course.happens(200) {
+        return;
+    }
+    let word = words[course.below(words.len())];
     let callback = Callback {
         replay_id: format!("{order_no}-{word}"),
         order_no: Id::parse(order_no).unwrap(),
@@ -461,13 +375,13 @@ async fn call_back(stage: Arc<Stage>, number: usize) {
 
 /// A scheduler submits and delivers.
 async fn submit(stage: Arc<Stage>) {
-    let gateway = Gateway(stage.world.clone());
+    let gateway = Gateway(stage.outside.clone());
     let intake = stage.intake(&gateway);
     let _ = intake.finish(gateway.now_ms() + 10_000).await;
     for partner in PARTNERS {
         let queue = queue(partner);
         let account = Account { url: "http://partner".into(), secret: crate::partner::tests::WHSEC.into() };
-        let peer = Partners(stage.world.clone());
+        let peer = Partners(stage.outside.clone());
         let courier = Submissions { partner, account: &account, queue: &queue, peer: &peer, intake };
         let outbox = Outbox { db: &stage.effects, courier: &courier, function: FUNCTION };
         let _ = outbox.deliver(Whose::Any, 64, gateway.now_ms() + 20_000).await;
@@ -485,22 +399,11 @@ impl Simulation {
         let plain = Native::in_memory();
         migrate(&plain, "outbox", outbox::MIGRATIONS).await.unwrap();
         migrate(&plain, FUNCTION, store::MIGRATIONS).await.unwrap();
-        let world = World {
-            dice: Dice(seed),
-            faults,
-            points: 0,
-            now_ms: START,
-            cut_off: false,
-            unsynced: false,
-            tokens: 0,
-            told: BTreeMap::new(),
-            has: BTreeMap::new(),
-            dropped: BTreeMap::new(),
-            promised: BTreeSet::new(),
-        };
-        let world = Arc::new(Mutex::new(world));
-        let [db, effects] =
-            [false, true].map(|of_effects| Db::new(Pointed { db: plain.clone(), world: world.clone(), of_effects }));
+        let outside = Outside { course: Course::new(Dice::new(seed), faults, START), world: Arc::default() };
+        let [db, effects] = [false, true].map(|of_effects| {
+            let disk = Disk { db: plain.clone(), world: outside.world.clone(), of_effects };
+            Db::new(Pointed { db: Db::new(disk), course: outside.course.clone() })
+        });
         let accounts = Accounts {
             wechat_template_id: "wx".into(),
             wechat_link: String::new(),
@@ -511,15 +414,13 @@ impl Simulation {
         // Compiling takes longer than a run.
         static RULES: LazyLock<RuleSet> = LazyLock::new(|| RuleSet::compile(&Source::shipped().unwrap(), 0).unwrap());
         let rules = &*RULES;
-        Self { stage: Arc::new(Stage { world, db, effects, plain, rules, accounts }) }
+        Self { stage: Arc::new(Stage { outside, db, effects, plain, rules, accounts }) }
     }
 
     /// What a worker does next, at random.
     fn next(&self) -> Worker {
-        let (kind, number) = {
-            let mut world = lock(&self.stage.world);
-            (world.dice.below(16), world.dice.below(ORDERS.len()))
-        };
+        let course = &self.stage.outside.course;
+        let (kind, number) = (course.below(16), course.below(ORDERS.len()));
         let stage = self.stage.clone();
         match kind {
             0..3 => Box::pin(place(stage, number)),
@@ -533,68 +434,55 @@ impl Simulation {
 
     /// Lets two workers do things, `steps` of them, in turns that the dice decide.
     fn run(&self, steps: usize) {
-        let world = &self.stage.world;
+        let course = &self.stage.outside.course;
         let mut workers: [Option<Worker>; 2] = [None, None];
         for _ in 0..steps {
-            let (which, passes) = {
-                let mut world = lock(world);
-                (world.dice.below(2), world.dice.below(100))
-            };
-            // Mostly moments pass, sometimes so much that leases end under the hands of who holds them.
-            lock(world).now_ms += match passes {
-                0 => 120_000,
-                1..3 => 6_000,
-                3..20 => 300,
-                _ => 1,
-            };
+            let which = course.below(2);
+            course.pass_some();
             let mut worker = workers[which].take().unwrap_or_else(|| self.next());
-            lock(world).cut_off = false;
-            match worker.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-                Poll::Ready(()) => {}
-                // Cut off: what it held, it holds until its leases end.
-                Poll::Pending if lock(world).cut_off => {
+            match course.turn(worker.as_mut()) {
+                Turn::Done(()) => {}
+                Turn::CutOff => {
                     if self.power_is_cut() {
                         workers = [None, None];
                     }
                 }
-                Poll::Pending => workers[which] = Some(worker),
+                Turn::Waits => workers[which] = Some(worker),
             }
         }
     }
 
     /// Whether a worker that was cut off was cut off with everything else; then the disk alone is left.
     fn power_is_cut(&self) -> bool {
-        let unsynced = {
-            let mut world = lock(&self.stage.world);
-            let is_cut = match world.faults {
-                Faults::Random => world.dice.happens(300),
-                Faults::PowerCutAt(_) => true,
-                Faults::CutOffAt(_) | Faults::None => false,
-            };
-            if !is_cut {
-                return false;
-            }
-            std::mem::take(&mut world.unsynced)
+        let course = &self.stage.outside.course;
+        let is_cut = match course.faults() {
+            Faults::Random(_) => course.happens(300),
+            Faults::PowerCutAt(_) => true,
+            Faults::CutOffAt(_) | Faults::None => false,
         };
+        if !is_cut {
+            return false;
+        }
+        let unsynced = std::mem::take(&mut self.stage.outside.world().unsynced);
         for statement in ["ROLLBACK TO unsynced", "RELEASE unsynced"].into_iter().filter(|_| unsynced) {
-            block_on(self.stage.plain.execute(statement, [])).unwrap();
+            run_alone(self.stage.plain.execute(statement, [])).unwrap();
         }
         true
     }
 
-    /// Everything works again: what was begun is finished, by a scheduler alone.
-    fn finish(&self) {
-        lock(&self.stage.world).faults = Faults::None;
+    /// Everything works again: what was begun is finished, by a scheduler alone. Returns how many points there were
+    /// before.
+    fn finish(&self) -> usize {
+        let points = self.stage.outside.course.heal();
         for _ in 0..40 {
             // Longer than any wait or lease.
-            lock(&self.stage.world).now_ms += 16 * 60_000;
-            let mut worker: Worker = Box::pin(submit(self.stage.clone()));
-            while worker.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {}
+            self.stage.outside.course.pass(16 * 60_000);
+            run_alone(submit(self.stage.clone()));
             if self.count("outbox WHERE state IN ('pending', 'sending')") == 0
                 && self.count("pharmacy_orders WHERE told < steps") == 0
                 && self.count("pharmacy_callbacks WHERE settled = 0") == 0
             {
-                return;
+                return points;
             }
         }
         panic!("it never ends");
@@ -602,12 +490,12 @@ impl Simulation {
 
     fn count(&self, of: &str) -> i64 {
         let sql = format!("SELECT count(*) FROM {of}");
-        block_on(self.stage.plain.query_one(&sql, [])).unwrap().unwrap().integer(0).unwrap()
+        run_alone(self.stage.plain.query_one(&sql, [])).unwrap().unwrap().integer(0).unwrap()
     }
 
     /// The books.
     fn check(&self) {
-        let orders = block_on(store::list(&self.stage.plain, &store::Filter::default(), false, 100)).unwrap();
+        let orders = run_alone(store::list(&self.stage.plain, &store::Filter::default(), false, 100)).unwrap();
         let mut due = BTreeSet::new();
         for kept in &orders {
             self.check_order(kept);
@@ -616,7 +504,7 @@ impl Simulation {
                 due.extend(messages.map(|notice| Message::new(notice, &self.stage.accounts).id));
             }
         }
-        let world = lock(&self.stage.world);
+        let world = self.stage.outside.world();
         let told: BTreeSet<_> = world.told.keys().cloned().collect();
         assert_eq!(told, due, "each person is told once of each step, and of nothing else");
         assert_eq!(world.told.values().collect::<BTreeSet<_>>().len() + self.payments_asked_twice(&orders), told.len());
@@ -633,7 +521,7 @@ impl Simulation {
     }
 
     fn check_order(&self, kept: &Kept) {
-        let world = lock(&self.stage.world);
+        let world = self.stage.outside.world();
         let order_no = kept.order.order_no.as_str();
         let ways: Vec<&str> = kept.history.iter().map(|step| step.status.as_str()).collect();
         assert_eq!(ways.first(), Some(&"received"));
@@ -679,67 +567,31 @@ impl Simulation {
     }
 }
 
-/// Natively the database answers at once.
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    let mut future = std::pin::pin!(future);
-    match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(value) => value,
-        Poll::Pending => panic!("nothing here waits"),
-    }
-}
+const SIMULATED: Simulated = Simulated { package: "pharmacy", run: simulate };
 
-/// Runs one seed to its end, and returns how many points it passed before the faults ended.
 fn simulate(seed: u64, faults: Faults) -> usize {
-    let simulation = block_on(Simulation::new(seed, faults));
+    let simulation = run_alone(Simulation::new(seed, faults));
     simulation.run(STEPS);
-    let points = lock(&simulation.stage.world).points;
-    simulation.finish();
+    let points = simulation.finish();
     simulation.check();
     points
 }
 
-/// Runs `simulate` and says which seed it was if it fails.
-fn named(seed: u64, faults: Faults, what: &str) -> usize {
-    std::panic::catch_unwind(|| simulate(seed, faults)).unwrap_or_else(|panic| {
-        eprintln!("{what}: SIMULATION_SEED={seed} cargo test -p pharmacy simulation");
-        std::panic::resume_unwind(panic)
-    })
-}
-
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok()?.parse().ok()
-}
-
 #[test]
 fn whatever_fails_every_order_goes_a_legal_way_and_each_step_is_told_once() {
-    let seeds = match number("SIMULATION_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("SIMULATION_SEEDS").unwrap_or(300),
-    };
-    println!("seeds {seeds:?}");
-    for seed in seeds {
-        named(seed, Faults::Random, "with random faults");
-    }
+    SIMULATED.with_random_faults(300, 8);
 }
 
 #[test]
 fn a_worker_or_the_power_that_is_cut_off_at_any_point_loses_nothing() {
-    let seeds = number("SIMULATION_SEED").map_or(0..1, |seed| seed..seed + 1);
-    for seed in seeds {
-        let points = named(seed, Faults::None, "without faults");
-        assert!(points > 100, "there is little to cut off: {points}");
-        for point in 0..points {
-            named(seed, Faults::CutOffAt(point), &format!("cut off at {point}"));
-            named(seed, Faults::PowerCutAt(point), &format!("power cut at {point}"));
-        }
-    }
+    SIMULATED.with_a_fault_at_every_point(1, &[Faults::CutOffAt, Faults::PowerCutAt]);
 }
 
 #[test]
 fn an_order_reads_back_as_it_was_placed() {
-    let simulation = block_on(Simulation::new(1, Faults::None));
+    let simulation = run_alone(Simulation::new(1, Faults::None));
     simulation.run(STEPS);
-    let orders = block_on(store::list(&simulation.stage.plain, &store::Filter::default(), false, 100)).unwrap();
+    let orders = run_alone(store::list(&simulation.stage.plain, &store::Filter::default(), false, 100)).unwrap();
     assert!(!orders.is_empty());
     for kept in orders {
         let value = json::parse(kept.body.as_bytes()).unwrap();

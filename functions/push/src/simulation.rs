@@ -10,16 +10,15 @@ use std::{
     future::Future,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard},
-    task::{Context, Poll, Waker},
     time::Duration,
 };
 
-use futures::future::BoxFuture;
 use shared::{
-    db::{Db, DbError, Engine, Row, Value, migration::migrate, native::Native},
+    db::{Db, migration::migrate, native::Native},
     json,
     log::EntryPath,
     outbox::{self, Answer, Attempted, Courier, Whose, ledger},
+    simulation::{Course, Dice, Faults, Pointed, Simulated, Turn, run_alone},
     stream::{self, Dead, Entry, Source, StreamError},
 };
 
@@ -36,49 +35,8 @@ const STEPS: usize = 400;
 /// How long a drain holds the stream, as in Redis.
 const DRAIN_LEASE_MS: i64 = 5_000;
 
-/// SplitMix64: small, and the same everywhere.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        usize::try_from(self.roll() % n as u64).unwrap()
-    }
-
-    /// Whether something happens that happens `per_mille` times in a thousand.
-    fn happens(&mut self, per_mille: u64) -> bool {
-        self.roll() % 1000 < per_mille
-    }
-}
-
-/// What may go wrong.
-#[derive(Clone, Copy)]
-enum Faults {
-    /// Anything, at random.
-    Random,
-    /// The worker is cut off at this point of the run, counted from 0, and nothing else happens.
-    CutOffAt(usize),
-    /// Nothing.
-    None,
-}
-
-/// All that is not the code under test.
+/// What the gateway and the stream have.
 struct World {
-    dice: Dice,
-    faults: Faults,
-    /// Points passed: before and after each effect.
-    points: usize,
-    now_ms: i64,
-    /// The worker that is running is to be cut off.
-    cut_off: bool,
-    tokens: u64,
     /// Webhook ids, in the order in which the gateway accepted them.
     accepted: Vec<(String, String)>,
     /// Orders' messages that the gateway will never take.
@@ -99,89 +57,38 @@ struct Stream {
     lease: Option<(u64, i64)>,
 }
 
-type Shared = Arc<Mutex<World>>;
-
-fn lock(world: &Shared) -> MutexGuard<'_, World> {
-    world.lock().unwrap()
+/// All that is not the code under test.
+#[derive(Clone)]
+struct Stage {
+    course: Course,
+    world: Arc<Mutex<World>>,
 }
 
-/// Another worker may come in between.
-async fn switch() {
-    let mut switched = false;
-    std::future::poll_fn(|context| {
-        // Futures in a set are polled only when they wake.
-        context.waker().wake_by_ref();
-        if std::mem::replace(&mut switched, true) { Poll::Ready(()) } else { Poll::Pending }
-    })
-    .await;
-}
-
-/// A point at which the worker may be cut off, for good.
-async fn point(world: &Shared) {
-    let cut_off = {
-        let mut world = lock(world);
-        let here = world.points;
-        world.points += 1;
-        let cut_off = match world.faults {
-            Faults::Random => world.dice.happens(8),
-            Faults::CutOffAt(point) => point == here,
-            Faults::None => false,
-        };
-        // Another part of the worker may go on in the same turn, and is cut off with it.
-        world.cut_off |= cut_off;
-        cut_off
-    };
-    if cut_off {
-        std::future::pending::<()>().await;
+impl Stage {
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap()
     }
 }
 
-/// Whether something goes wrong that a caller is told of.
-fn fails(world: &Shared, per_mille: u64) -> bool {
-    let mut world = lock(world);
-    matches!(world.faults, Faults::Random) && world.dice.happens(per_mille)
-}
-
-/// SQLite, with points around every statement.
-struct Pointed {
-    db: Db,
-    world: Shared,
-}
-
-impl Engine for Pointed {
-    fn run<'a>(&'a self, sql: &'a str, values: Vec<Value>) -> BoxFuture<'a, Result<Vec<Row>, DbError>> {
-        Box::pin(async move {
-            switch().await;
-            point(&self.world).await;
-            if fails(&self.world, 10) {
-                return Err(DbError::Busy);
-            }
-            let result = self.db.query(sql, values).await;
-            point(&self.world).await;
-            result
-        })
-    }
-}
-
-struct Gateway(Shared);
+struct Gateway(Stage);
 
 impl Courier for Gateway {
     async fn post(&self, id: &str, _: &str, body: String, within: Duration) -> Answer {
-        switch().await;
-        point(&self.0).await;
+        self.0.course.switch().await;
+        self.0.course.point().await;
         let answer = {
-            let mut world = lock(&self.0);
+            let mut world = self.0.world();
             let body: serde_json::Value = serde_json::from_str(&body).unwrap();
             let about = format!("{} {}", body["order_id"].as_str().unwrap(), body["occurred_at"].as_str().unwrap());
             if world.poison.contains(id) {
                 Answer::Refused { status: 422, retry_after_ms: None }
-            } else if matches!(world.faults, Faults::Random) && world.dice.happens(300) {
-                match world.dice.below(5) {
+            } else if self.0.course.fails(300) {
+                match self.0.course.below(5) {
                     0 => Answer::Refused { status: 500, retry_after_ms: None },
                     1 => Answer::Refused { status: 429, retry_after_ms: Some(3_000) },
                     2 => Answer::Refused { status: 401, retry_after_ms: None },
                     3 => {
-                        world.now_ms += i64::try_from(within.as_millis()).unwrap();
+                        self.0.course.pass(i64::try_from(within.as_millis()).unwrap());
                         Answer::Unreachable("did not answer in time".into())
                     }
                     // It has the message, and its answer is lost.
@@ -195,13 +102,13 @@ impl Courier for Gateway {
                 Answer::Accepted
             }
         };
-        point(&self.0).await;
-        switch().await;
+        self.0.course.point().await;
+        self.0.course.switch().await;
         answer
     }
 
     fn now_ms(&self) -> i64 {
-        lock(&self.0).now_ms
+        self.0.course.now_ms()
     }
 
     fn log(&self, _: &Attempted<'_>) {}
@@ -213,29 +120,27 @@ impl Courier for Gateway {
     }
 
     fn token(&self) -> String {
-        let mut world = lock(&self.0);
-        world.tokens += 1;
-        world.tokens.to_string()
+        self.0.course.token().to_string()
     }
 }
 
 /// One drain's view of the stream.
 struct Drain {
-    world: Shared,
+    stage: Stage,
     token: u64,
 }
 
 impl Drain {
     /// Runs a script: all of it or nothing, and its answer may be lost.
     async fn script<T>(&self, run: impl FnOnce(&mut World) -> T + Send) -> Result<T, StreamError> {
-        switch().await;
-        point(&self.world).await;
-        if fails(&self.world, 10) {
+        self.stage.course.switch().await;
+        self.stage.course.point().await;
+        if self.stage.course.fails(10) {
             return Err(StreamError::TimedOut);
         }
-        let done = run(&mut lock(&self.world));
-        point(&self.world).await;
-        if fails(&self.world, 10) {
+        let done = run(&mut self.stage.world());
+        self.stage.course.point().await;
+        if self.stage.course.fails(10) {
             return Err(StreamError::TimedOut);
         }
         Ok(done)
@@ -246,8 +151,8 @@ impl Source for Drain {
     async fn read(&self, count: usize, held: Option<&str>) -> Result<stream::Batch, StreamError> {
         let token = self.token;
         let first = held.map_or(0, |id| id.parse::<usize>().unwrap() + 1);
+        let now_ms = self.stage.course.now_ms();
         self.script(move |world| {
-            let now_ms = world.now_ms;
             let stream = &mut world.stream;
             if stream.lease.is_some_and(|(holder, until_ms)| holder != token && until_ms > now_ms) {
                 return stream::Batch::Busy;
@@ -354,7 +259,7 @@ type Worker = Pin<Box<dyn Future<Output = Option<(usize, usize)>>>>;
 
 /// One run.
 struct Simulation {
-    world: Shared,
+    stage: Stage,
     db: Arc<Db>,
     plain: Db,
     formatter: Arc<Formatter>,
@@ -363,7 +268,7 @@ struct Simulation {
 
 impl Simulation {
     async fn new(seed: u64, faults: Faults) -> Self {
-        let mut dice = Dice(seed);
+        let mut dice = Dice::new(seed);
         let plan = Plan::new(&mut dice);
         let plain = Native::in_memory();
         migrate(&plain, "outbox", outbox::MIGRATIONS).await.unwrap();
@@ -375,28 +280,16 @@ impl Simulation {
                 poison.insert(id);
             }
         }
-        let world = World {
-            dice,
-            faults,
-            points: 0,
-            now_ms: START,
-            cut_off: false,
-            tokens: 0,
-            accepted: Vec::new(),
-            poison,
-            stream: Stream::default(),
-        };
-        let world = Arc::new(Mutex::new(world));
-        let db = Arc::new(Db::new(Pointed { db: plain.clone(), world: world.clone() }));
-        Self { world, db, plain, formatter, plan }
+        let world = World { accepted: Vec::new(), poison, stream: Stream::default() };
+        let stage = Stage { course: Course::new(dice, faults, START), world: Arc::new(Mutex::new(world)) };
+        let db = Arc::new(Db::new(Pointed { db: plain.clone(), course: stage.course.clone() }));
+        Self { stage, db, plain, formatter, plan }
     }
 
     /// What a worker does next, at random.
     fn next(&mut self) -> Worker {
-        let (kind, number) = {
-            let mut world = lock(&self.world);
-            (world.dice.below(4), world.dice.below(self.plan.orders.len()))
-        };
+        let course = &self.stage.course;
+        let (kind, number) = (course.below(4), course.below(self.plan.orders.len()));
         match kind {
             0 | 1 if !self.plan.orders[number].by_stream => self.take_in(number),
             0 => self.deliver(),
@@ -406,13 +299,13 @@ impl Simulation {
 
     /// An order's next event comes by HTTP; or, all being in, one of them again.
     fn take_in(&self, number: usize) -> Worker {
-        let (world, db, formatter) = (self.world.clone(), self.db.clone(), self.formatter.clone());
+        let (stage, db, formatter) = (self.stage.clone(), self.db.clone(), self.formatter.clone());
         let order = &self.plan.orders[number];
-        let replayed = lock(&self.world).dice.below(order.events.len());
+        let replayed = self.stage.course.below(order.events.len());
         let place = if order.sent < order.events.len() { order.sent } else { replayed };
         let text = order.events[place].clone();
         Box::pin(async move {
-            let gateway = Gateway(world.clone());
+            let gateway = Gateway(stage.clone());
             let intake = Intake { formatter: &formatter, db: &db, courier: &gateway, path: EntryPath::Http };
             let mut batch = Batch::default();
             let event = json::parse(text.as_bytes()).unwrap();
@@ -426,9 +319,9 @@ impl Simulation {
 
     /// A scheduler delivers.
     fn deliver(&self) -> Worker {
-        let (world, db) = (self.world.clone(), self.db.clone());
+        let (stage, db) = (self.stage.clone(), self.db.clone());
         Box::pin(async move {
-            let gateway = Gateway(world.clone());
+            let gateway = Gateway(stage.clone());
             let until_ms = gateway.now_ms() + 10_000;
             let outbox = outbox::Outbox { db: &db, courier: &gateway, function: FUNCTION };
             let _ = outbox.deliver(Whose::Any, 64, until_ms).await;
@@ -438,11 +331,11 @@ impl Simulation {
 
     /// The doorbell rings.
     fn drain(&self) -> Worker {
-        let (world, db, formatter) = (self.world.clone(), self.db.clone(), self.formatter.clone());
+        let (stage, db, formatter) = (self.stage.clone(), self.db.clone(), self.formatter.clone());
         Box::pin(async move {
-            let gateway = Gateway(world.clone());
+            let gateway = Gateway(stage.clone());
             let intake = Intake { formatter: &formatter, db: &db, courier: &gateway, path: EntryPath::Stream };
-            let source = Drain { world: world.clone(), token: gateway.token().parse().unwrap() };
+            let source = Drain { token: stage.course.token(), stage };
             let _ = drain(&intake, &source, "message", || true).await;
             let until_ms = gateway.now_ms() + 1_000;
             let _ = intake.outbox().deliver(Whose::Any, usize::MAX, until_ms).await;
@@ -452,18 +345,18 @@ impl Simulation {
 
     /// The publishers of the stream write, and sometimes write again what they wrote.
     fn publish(&mut self) {
-        let mut world = lock(&self.world);
-        let number = world.dice.below(self.plan.orders.len());
+        let course = &self.stage.course;
+        let number = course.below(self.plan.orders.len());
         let order = &mut self.plan.orders[number];
         if !order.by_stream {
             return;
         }
-        let replayed = world.dice.below(order.events.len());
+        let replayed = course.below(order.events.len());
         if order.sent < order.events.len() {
-            world.stream.entries.push(order.events[order.sent].clone());
+            self.stage.world().stream.entries.push(order.events[order.sent].clone());
             order.sent += 1;
-        } else if world.dice.happens(50) {
-            world.stream.entries.push(order.events[replayed].clone());
+        } else if course.happens(50) {
+            self.stage.world().stream.entries.push(order.events[replayed].clone());
         }
     }
 
@@ -471,27 +364,16 @@ impl Simulation {
     fn run(&mut self, steps: usize) {
         let mut workers: [Option<Worker>; 2] = [None, None];
         for _ in 0..steps {
-            let (which, publishes, passes) = {
-                let mut world = lock(&self.world);
-                (world.dice.below(2), world.dice.happens(80), world.dice.below(100))
-            };
+            let (which, publishes) = (self.stage.course.below(2), self.stage.course.happens(80));
+            self.stage.course.pass_some();
             if publishes {
                 self.publish();
             }
-            // Mostly moments pass, sometimes so much that leases end under the hands of who holds them.
-            lock(&self.world).now_ms += match passes {
-                0 => 120_000,
-                1..3 => 6_000,
-                3..20 => 300,
-                _ => 1,
-            };
             let mut worker = workers[which].take().unwrap_or_else(|| self.next());
-            lock(&self.world).cut_off = false;
-            match worker.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-                Poll::Ready(came_in) => self.count(came_in),
-                // Cut off: what it held, it holds until its leases end.
-                Poll::Pending if lock(&self.world).cut_off => {}
-                Poll::Pending => workers[which] = Some(worker),
+            match self.stage.course.turn(worker.as_mut()) {
+                Turn::Done(came_in) => self.count(came_in),
+                Turn::CutOff => {}
+                Turn::Waits => workers[which] = Some(worker),
             }
         }
     }
@@ -504,39 +386,35 @@ impl Simulation {
         }
     }
 
-    /// Everything works again: what was begun is finished.
-    fn finish(&mut self) {
-        lock(&self.world).faults = Faults::None;
+    /// Everything works again: what was begun is finished. Returns how many points there were before.
+    fn finish(&mut self) -> usize {
+        let points = self.stage.course.heal();
         for _ in 0..60 {
             // Longer than any wait or lease, and all of it less than the day after which a message is given up.
-            lock(&self.world).now_ms += 16 * 60_000;
+            self.stage.course.pass(16 * 60_000);
             let mut workers = vec![self.drain()];
             for number in 0..self.plan.orders.len() {
                 let order = &mut self.plan.orders[number];
                 if order.by_stream {
                     let missing = &order.events[order.sent..];
-                    lock(&self.world).stream.entries.extend_from_slice(missing);
+                    self.stage.world().stream.entries.extend_from_slice(missing);
                     order.sent = order.events.len();
                 } else if order.sent < order.events.len() {
                     workers.push(self.take_in(number));
                 }
             }
             workers.push(self.deliver());
-            for mut worker in workers {
-                let came_in = loop {
-                    if let Poll::Ready(came_in) = worker.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-                        break came_in;
-                    }
-                };
+            for worker in workers {
+                let came_in = run_alone(worker);
                 self.count(came_in);
             }
             let all_in = self.plan.orders.iter().all(|order| order.sent == order.events.len());
             let drained = {
-                let stream = &lock(&self.world).stream;
+                let stream = &self.stage.world().stream;
                 stream.read == stream.entries.len() && stream.pending.is_empty()
             };
             if all_in && drained && self.waiting() == 0 {
-                return;
+                return points;
             }
         }
         panic!("it never ends: {} wait", self.waiting());
@@ -544,12 +422,12 @@ impl Simulation {
 
     fn waiting(&self) -> i64 {
         let sql = "SELECT count(*) FROM outbox WHERE state IN ('pending', 'sending')";
-        block_on(self.plain.query_one(sql, [])).unwrap().unwrap().integer(0).unwrap()
+        run_alone(self.plain.query_one(sql, [])).unwrap().unwrap().integer(0).unwrap()
     }
 
     /// The books.
     fn check(&self) {
-        let world = lock(&self.world);
+        let world = self.stage.world();
         let mut due = BTreeMap::new();
         for order in &self.plan.orders {
             for (id, about) in messages(&self.formatter, order) {
@@ -577,11 +455,11 @@ impl Simulation {
             assert_eq!(found, expected, "out of order");
         }
         drop(world);
-        for (id, poisoned) in due.keys().map(|id| (id, lock(&self.world).poison.contains(id))) {
-            let state = block_on(ledger::get(&self.plain, id)).unwrap().unwrap().entry.state;
+        for (id, poisoned) in due.keys().map(|id| (id, self.stage.world().poison.contains(id))) {
+            let state = run_alone(ledger::get(&self.plain, id)).unwrap().unwrap().entry.state;
             assert_eq!(state, if poisoned { ledger::State::Dead } else { ledger::State::Sent });
         }
-        let kept = block_on(self.plain.query_one("SELECT count(*) FROM push_events", [])).unwrap().unwrap();
+        let kept = run_alone(self.plain.query_one("SELECT count(*) FROM push_events", [])).unwrap().unwrap();
         assert_eq!(kept.integer(0).unwrap(), self.unclear(), "events that need somebody");
     }
 
@@ -614,57 +492,22 @@ fn messages(formatter: &Formatter, order: &Order) -> Vec<(String, String)> {
     order.events.iter().filter_map(message).collect()
 }
 
-/// Natively the database answers at once.
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    let mut future = std::pin::pin!(future);
-    match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(value) => value,
-        Poll::Pending => panic!("nothing here waits"),
-    }
-}
+const SIMULATED: Simulated = Simulated { package: "push", run: simulate };
 
-/// Runs one seed to its end, and returns how many points it passed before the faults ended.
 fn simulate(seed: u64, faults: Faults) -> usize {
-    let mut simulation = block_on(Simulation::new(seed, faults));
+    let mut simulation = run_alone(Simulation::new(seed, faults));
     simulation.run(STEPS);
-    let points = lock(&simulation.world).points;
-    simulation.finish();
+    let points = simulation.finish();
     simulation.check();
     points
 }
 
-/// Runs `simulate` and says which seed it was if it fails.
-fn named(seed: u64, faults: Faults, what: &str) -> usize {
-    std::panic::catch_unwind(|| simulate(seed, faults)).unwrap_or_else(|panic| {
-        eprintln!("{what}: SIMULATION_SEED={seed} cargo test -p push simulation");
-        std::panic::resume_unwind(panic)
-    })
-}
-
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok()?.parse().ok()
-}
-
 #[test]
 fn whatever_fails_every_message_arrives_once_and_in_order() {
-    let seeds = match number("SIMULATION_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("SIMULATION_SEEDS").unwrap_or(2_000),
-    };
-    println!("seeds {seeds:?}");
-    for seed in seeds {
-        named(seed, Faults::Random, "with random faults");
-    }
+    SIMULATED.with_random_faults(2_000, 8);
 }
 
 #[test]
 fn a_worker_that_is_cut_off_at_any_point_loses_nothing() {
-    let seeds = number("SIMULATION_SEED").map_or(0..3, |seed| seed..seed + 1);
-    for seed in seeds {
-        let points = named(seed, Faults::None, "without faults");
-        assert!(points > 100, "there is little to cut off: {points}");
-        for point in 0..points {
-            named(seed, Faults::CutOffAt(point), &format!("cut off at {point}"));
-        }
-    }
+    SIMULATED.with_a_fault_at_every_point(3, &[Faults::CutOffAt]);
 }

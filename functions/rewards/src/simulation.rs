@@ -10,17 +10,16 @@ use std::{
     future::Future,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard},
-    task::{Context, Poll, Waker},
     time::Duration,
 };
 
-use futures::future::BoxFuture;
 use shared::{
-    db::{Db, DbError, Engine, Row, Value, migration::migrate, native::Native},
+    db::{Db, DbError, Row, migration::migrate, native::Native},
     id::Id,
     log::EntryPath,
     message::{Accounts, Channel},
     outbox::{self, Answer, Attempted, Courier, Whose},
+    simulation::{Course, Dice, Faults, Pointed, Simulated, Turn, run_alone},
 };
 
 use crate::{
@@ -54,47 +53,9 @@ const TERMS: Terms = Terms {
 const STEPS: usize = 700;
 const CALLS: usize = 36;
 
-/// SplitMix64: small, and the same everywhere.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        usize::try_from(self.roll() % n as u64).unwrap()
-    }
-
-    fn between(&mut self, from: i64, to: i64) -> i64 {
-        from + i64::try_from(self.roll() % u64::try_from(to - from).unwrap()).unwrap()
-    }
-
-    fn happens(&mut self, per_mille: u64) -> bool {
-        self.roll() % 1000 < per_mille
-    }
-}
-
-#[derive(Clone, Copy)]
-enum Faults {
-    Random,
-    /// The worker is cut off at this point of the run, counted from 0, and nothing else happens.
-    CutOffAt(usize),
-    None,
-}
-
+/// What was done to claims.
+#[derive(Default)]
 struct World {
-    dice: Dice,
-    faults: Faults,
-    /// Points passed: before and after each statement.
-    points: usize,
-    now_ms: i64,
-    cut_off: bool,
-    tokens: u64,
     /// Claims whose recall was asked for, each by its id.
     asked: BTreeSet<String>,
     /// Those that were recalled because nothing earned them.
@@ -103,68 +64,20 @@ struct World {
     shown: BTreeSet<String>,
 }
 
-type Shared = Arc<Mutex<World>>;
-
-fn lock(world: &Shared) -> MutexGuard<'_, World> {
-    world.lock().unwrap()
+/// All that is not the code under test.
+#[derive(Clone)]
+struct Outside {
+    course: Course,
+    world: Arc<Mutex<World>>,
 }
 
-/// Another worker may come in between.
-async fn switch() {
-    let mut switched = false;
-    std::future::poll_fn(|context| {
-        context.waker().wake_by_ref();
-        if std::mem::replace(&mut switched, true) { Poll::Ready(()) } else { Poll::Pending }
-    })
-    .await;
-}
-
-/// A point at which the worker may be cut off, for good.
-async fn point(world: &Shared) {
-    let cut_off = {
-        let mut world = lock(world);
-        let here = world.points;
-        world.points += 1;
-        let cut_off = match world.faults {
-            Faults::Random => world.dice.happens(12),
-            Faults::CutOffAt(point) => point == here,
-            Faults::None => false,
-        };
-        // Another part of the worker may go on in the same turn, and is cut off with it.
-        world.cut_off |= cut_off;
-        cut_off
-    };
-    if cut_off {
-        std::future::pending::<()>().await;
+impl Outside {
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap()
     }
 }
 
-/// SQLite, with points around every statement.
-struct Pointed {
-    db: Db,
-    world: Shared,
-}
-
-impl Engine for Pointed {
-    fn run<'a>(&'a self, sql: &'a str, values: Vec<Value>) -> BoxFuture<'a, Result<Vec<Row>, DbError>> {
-        Box::pin(async move {
-            switch().await;
-            point(&self.world).await;
-            let busy = {
-                let mut world = lock(&self.world);
-                matches!(world.faults, Faults::Random) && world.dice.happens(10)
-            };
-            if busy {
-                return Err(DbError::Busy);
-            }
-            let result = self.db.query(sql, values).await;
-            point(&self.world).await;
-            result
-        })
-    }
-}
-
-struct Gateway(Shared);
+struct Gateway(Course);
 
 impl Courier for Gateway {
     async fn post(&self, _: &str, _: &str, _: String, _: Duration) -> Answer {
@@ -172,7 +85,7 @@ impl Courier for Gateway {
     }
 
     fn now_ms(&self) -> i64 {
-        lock(&self.0).now_ms
+        self.0.now_ms()
     }
 
     fn log(&self, _: &Attempted<'_>) {}
@@ -184,9 +97,7 @@ impl Courier for Gateway {
     }
 
     fn token(&self) -> String {
-        let mut world = lock(&self.0);
-        world.tokens += 1;
-        world.tokens.to_string()
+        self.0.token().to_string()
     }
 }
 
@@ -308,15 +219,15 @@ fn worth(number: usize) -> i64 {
 }
 
 struct Simulation {
-    world: Shared,
+    outside: Outside,
     /// Past all points.
     plain: Db,
     db: Db,
     calls: Vec<Call>,
 }
 
-async fn run(call: Call, db: Db, world: Shared) -> Result<(), DbError> {
-    let gateway = Gateway(Arc::clone(&world));
+async fn run(call: Call, db: Db, outside: Outside) -> Result<(), DbError> {
+    let gateway = Gateway(outside.course.clone());
     let accounts = accounts();
     let rewards =
         Rewards { db: &db, courier: &gateway, accounts: &accounts, stock_threshold: 5, path: EntryPath::Http };
@@ -351,13 +262,13 @@ async fn run(call: Call, db: Db, world: Shared) -> Result<(), DbError> {
                 claims::activate(&db, &claim.id, &claim.user_id, now_ms).await?;
                 let now = claims::get(&db, &claim.id).await?;
                 if now.is_some_and(|now| now.state == "activated") {
-                    lock(&world).shown.insert(claim.id);
+                    outside.world().shown.insert(claim.id);
                 }
             }
         }
         Call::Recall(number) => {
             if let Some(claim) = numbered(&db, number).await? {
-                lock(&world).asked.insert(claim.id.clone());
+                outside.world().asked.insert(claim.id.clone());
                 rewards.recall(&[claim.id], Recall::Asked("asked")).await?;
             }
         }
@@ -365,7 +276,7 @@ async fn run(call: Call, db: Db, world: Shared) -> Result<(), DbError> {
             let Some(activity) = activities::get(&db, ACTIVITY).await? else { return Ok(()) };
             let mut audit = Audit::of_claims(db.clone(), activity, now_ms).await?;
             while let Some(ids) = over_issued(&mut audit).await? {
-                lock(&world).not_earned.extend(ids.iter().cloned());
+                outside.world().not_earned.extend(ids.iter().cloned());
                 rewards.recall(&ids, Recall::NotEarned("over_issued")).await?;
                 note(&audit).await?;
             }
@@ -413,22 +324,11 @@ type Worker = Option<(usize, Pin<Box<dyn Future<Output = Result<(), DbError>> + 
 
 impl Simulation {
     fn new(seed: u64, faults: Faults) -> Self {
-        let mut dice = Dice(seed);
+        let mut dice = Dice::new(seed);
         let calls = plan(&mut dice);
-        let world = World {
-            dice,
-            faults,
-            points: 0,
-            now_ms: START,
-            cut_off: false,
-            tokens: 0,
-            asked: BTreeSet::new(),
-            not_earned: BTreeSet::new(),
-            shown: BTreeSet::new(),
-        };
-        let world = Arc::new(Mutex::new(world));
+        let outside = Outside { course: Course::new(dice, faults, START), world: Arc::default() };
         let plain = Native::in_memory();
-        block_on(async {
+        run_alone(async {
             migrate(&plain, "outbox", outbox::MIGRATIONS).await.unwrap();
             migrate(&plain, FUNCTION, store::MIGRATIONS).await.unwrap();
             let new = NewActivity {
@@ -441,16 +341,17 @@ impl Simulation {
             };
             assert!(activities::create(&plain, &new, START).await.unwrap());
         });
-        let db = Db::new(Pointed { db: plain.clone(), world: Arc::clone(&world) });
-        Self { world, plain, db, calls }
+        let db = Db::new(Pointed { db: plain.clone(), course: outside.course.clone() });
+        Self { outside, plain, db, calls }
     }
 
     /// Two workers take the calls, in their order at first; what was cut off or failed is asked again later.
-    fn run(&mut self) {
+    /// Returns how many points there were.
+    fn run(&mut self) -> usize {
         let mut waiting: Vec<usize> = (0..self.calls.len()).rev().collect();
         let mut workers: [Worker; 2] = [None, None];
         for _ in 0..STEPS {
-            let which = lock(&self.world).dice.below(2);
+            let which = self.outside.course.below(2);
             let worker = &mut workers[which];
             if worker.is_none() {
                 let Some(number) = waiting.pop() else { continue };
@@ -458,55 +359,46 @@ impl Simulation {
             }
             let Some((number, future)) = worker else { continue };
             let number = *number;
-            lock(&self.world).cut_off = false;
-            let polled = future.as_mut().poll(&mut Context::from_waker(Waker::noop()));
-            let cut_off = lock(&self.world).cut_off;
-            let again = match polled {
-                Poll::Ready(result) => result.is_err(),
-                Poll::Pending if cut_off => true,
-                Poll::Pending => continue,
+            let again = match self.outside.course.turn(future.as_mut()) {
+                Turn::Done(result) => result.is_err(),
+                Turn::CutOff => true,
+                Turn::Waits => continue,
             };
             *worker = None;
             if again {
-                let place = lock(&self.world).dice.below(waiting.len() + 1);
+                let place = self.outside.course.below(waiting.len() + 1);
                 waiting.insert(place, number);
             }
         }
         drop(workers);
         // Whatever is left over is asked when everything works, one after the other.
-        lock(&self.world).faults = Faults::None;
+        let points = self.outside.course.heal();
         waiting.extend(0..self.calls.len());
         while let Some(number) = waiting.pop() {
             if self.calls[number].is_fact() {
                 self.finish(self.calls[number].clone());
             }
         }
+        points
     }
 
     fn begin(&self, number: usize) -> Pin<Box<dyn Future<Output = Result<(), DbError>> + Send>> {
         let told_ms =
             START + DAY + (END + 8 * DAY - START) * i64::try_from(number).unwrap() / i64::try_from(CALLS).unwrap();
-        let now_ms = {
-            let mut world = lock(&self.world);
-            world.now_ms = world.now_ms.max(told_ms) + 1;
-            world.now_ms
-        };
-        assert!(now_ms > told_ms);
-        Box::pin(run(self.calls[number].clone(), self.db.clone(), Arc::clone(&self.world)))
+        self.outside.course.pass_until(told_ms);
+        self.outside.course.pass(1);
+        Box::pin(run(self.calls[number].clone(), self.db.clone(), self.outside.clone()))
     }
 
     fn finish(&self, call: Call) {
-        lock(&self.world).now_ms += 1;
-        block_on(run(call.clone(), self.plain.clone(), Arc::clone(&self.world))).unwrap_or_else(|error| {
+        self.outside.course.pass(1);
+        run_alone(run(call.clone(), self.plain.clone(), self.outside.clone())).unwrap_or_else(|error| {
             panic!("{call:?}: {error}");
         });
     }
 
     fn settle_the_books(&self) {
-        {
-            let mut world = lock(&self.world);
-            world.now_ms = world.now_ms.max(END + 40 * DAY);
-        }
+        self.outside.course.pass_until(END + 40 * DAY);
         self.finish(Call::Register1(true));
         for number in 0..6 {
             self.finish(Call::Settle(period(number)));
@@ -517,7 +409,7 @@ impl Simulation {
     }
 
     fn rows(&self, sql: &str) -> Vec<Row> {
-        block_on(self.plain.query(sql, [])).unwrap()
+        run_alone(self.plain.query(sql, [])).unwrap()
     }
 
     /// The books.
@@ -528,10 +420,10 @@ impl Simulation {
         for (key, (user, fen)) in &model.due {
             let claim = claims.get(key).unwrap_or_else(|| panic!("{key} is due and not claimed"));
             assert_eq!((&claim.user, claim.fen), (user, *fen), "{key}");
-            let closed = claim.state == "recalled" && !lock(&self.world).asked.contains(&claim.id);
+            let closed = claim.state == "recalled" && !self.outside.world().asked.contains(&claim.id);
             assert!(!closed, "{key} is due and was recalled unasked");
         }
-        let world = lock(&self.world);
+        let world = self.outside.world();
         let mut with_card = 0;
         let mut waiting: BTreeMap<i64, usize> = BTreeMap::new();
         for (key, claim) in &claims {
@@ -594,8 +486,8 @@ impl Simulation {
 
     fn check_audit(&self, model: &Model, claims: &BTreeMap<String, Held>, waiting: &BTreeMap<i64, usize>) {
         let mut found: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
-        let now_ms = lock(&self.world).now_ms;
-        block_on(async {
+        let now_ms = self.outside.course.now_ms();
+        run_alone(async {
             let activity = activities::get(&self.plain, ACTIVITY).await.unwrap().unwrap();
             let mut audit = Audit::new(self.plain.clone(), activity, now_ms);
             let mut totals = None;
@@ -806,55 +698,22 @@ impl Model {
     }
 }
 
-/// Natively the database answers at once.
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    let mut future = std::pin::pin!(future);
-    match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(value) => value,
-        Poll::Pending => panic!("nothing here waits"),
-    }
-}
+const SIMULATED: Simulated = Simulated { package: "rewards", run: simulate };
 
 fn simulate(seed: u64, faults: Faults) -> usize {
     let mut simulation = Simulation::new(seed, faults);
-    simulation.run();
-    let points = lock(&simulation.world).points;
+    let points = simulation.run();
     simulation.settle_the_books();
     simulation.check();
     points
 }
 
-fn named(seed: u64, faults: Faults, what: &str) -> usize {
-    std::panic::catch_unwind(|| simulate(seed, faults)).unwrap_or_else(|panic| {
-        eprintln!("{what}: SIMULATION_SEED={seed} cargo test -p rewards simulation");
-        std::panic::resume_unwind(panic)
-    })
-}
-
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok()?.parse().ok()
-}
-
 #[test]
 fn whatever_is_cut_off_repeating_the_calls_makes_the_books_right() {
-    let seeds = match number("SIMULATION_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("SIMULATION_SEEDS").unwrap_or(2_000),
-    };
-    println!("seeds {seeds:?}");
-    for seed in seeds {
-        named(seed, Faults::Random, "with random faults");
-    }
+    SIMULATED.with_random_faults(2_000, 12);
 }
 
 #[test]
 fn a_call_that_is_cut_off_at_any_statement_is_finished_by_its_repetition() {
-    let seeds = number("SIMULATION_SEED").map_or(0..2, |seed| seed..seed + 1);
-    for seed in seeds {
-        let points = named(seed, Faults::None, "without faults");
-        assert!(points > 100, "there is little to cut off: {points}");
-        for point in 0..points {
-            named(seed, Faults::CutOffAt(point), &format!("cut off at {point}"));
-        }
-    }
+    SIMULATED.with_a_fault_at_every_point(2, &[Faults::CutOffAt]);
 }
