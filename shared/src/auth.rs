@@ -8,6 +8,7 @@ use axum::http::{HeaderMap, header};
 use subtle::{Choice, ConstantTimeEq};
 
 use crate::{
+    config::variable,
     digest,
     problem::{Kind, Problem},
 };
@@ -28,6 +29,14 @@ pub struct Tokens {
 }
 
 impl Tokens {
+    /// By the variables of the component.
+    ///
+    /// # Errors
+    /// 503 if the manifest does not give them.
+    pub async fn load() -> Result<Self, Problem> {
+        Ok(Self::new(&variable("api_token").await?, &variable("admin_token").await?))
+    }
+
     /// Reads the two variables' values. An empty value accepts nobody.
     pub fn new(api_token: &str, admin_token: &str) -> Self {
         let digests = |tokens: &str| tokens.split_whitespace().map(|token| digest::bytes(token.as_bytes())).collect();

@@ -3,7 +3,7 @@
 //! An instant is Unix milliseconds, UTC. On the wire it is RFC 3339 with offset; people read Asia/Shanghai, which
 //! has been UTC+8 without daylight saving since 1992.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use time::{OffsetDateTime, UtcOffset, format_description::well_known::Rfc3339, macros::offset};
 
@@ -16,6 +16,11 @@ pub const LATEST_MS: i64 = 253_402_214_400_000;
 pub fn now_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(LATEST_MS)
+}
+
+/// Unix milliseconds after so much time from now.
+pub fn after_ms(time: Duration) -> i64 {
+    now_ms().saturating_add(i64::try_from(time.as_millis()).unwrap_or(LATEST_MS))
 }
 
 /// `2016-12-10T17:12:46.224+08:00`.

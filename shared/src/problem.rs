@@ -25,6 +25,12 @@ impl Fault {
     }
 }
 
+/// Faults in one line, for a log.
+pub fn sentence(faults: &[Fault]) -> String {
+    let clause = |fault: &Fault| format!("{} {}", fault.pointer, fault.detail).trim().to_owned();
+    faults.iter().map(clause).collect::<Vec<_>>().join("; ")
+}
+
 /// A name as a part of a pointer: RFC 6901 writes `~` as `~0` and `/` as `~1`.
 pub fn escaped(name: &str) -> String {
     name.replace('~', "~0").replace('/', "~1")
@@ -49,8 +55,6 @@ pub enum Kind {
     WrongState,
     /// 403: an operator has switched it off.
     SwitchedOff,
-    /// 415: a body of a kind that the route does not read.
-    UnsupportedMedia,
     /// 422: the input can be read, and does not fit what is here.
     Unprocessable,
     /// 413: a body over its limit.
@@ -80,9 +84,6 @@ impl Kind {
             Self::Conflict => ("conflict", StatusCode::CONFLICT, "The key is taken by other content"),
             Self::WrongState => ("wrong-state", StatusCode::CONFLICT, "The present state does not allow it"),
             Self::SwitchedOff => ("switched-off", StatusCode::FORBIDDEN, "An operator has switched it off"),
-            Self::UnsupportedMedia => {
-                ("unsupported-media", StatusCode::UNSUPPORTED_MEDIA_TYPE, "The route reads other kinds of bodies")
-            }
             Self::Unprocessable => {
                 ("unprocessable", StatusCode::UNPROCESSABLE_ENTITY, "The input does not fit what is here")
             }
@@ -156,6 +157,12 @@ impl Problem {
     /// The sentence for the caller.
     pub fn detail(&self) -> &str {
         &self.detail
+    }
+
+    /// All of it in one line, for a log.
+    pub fn sentence(&self) -> String {
+        let faults = sentence(&self.errors);
+        if faults.is_empty() { self.detail.clone() } else { format!("{}: {faults}", self.detail) }
     }
 
     /// The faults of the input.

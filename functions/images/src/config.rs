@@ -62,9 +62,7 @@ pub(crate) async fn db() -> Result<&'static Db, Problem> {
 /// # Errors
 /// 503 if the manifest does not give the variables.
 pub(crate) async fn tokens() -> Result<&'static Tokens, Problem> {
-    TOKENS
-        .get_or_try_init(async { Ok(Tokens::new(&variable("api_token").await?, &variable("admin_token").await?)) })
-        .await
+    TOKENS.get_or_try_init(Tokens::load()).await
 }
 
 /// The signers' keys.

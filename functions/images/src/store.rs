@@ -8,7 +8,7 @@
 use serde::Serialize;
 use shared::{
     clock,
-    db::{Db, DbError, Migration, Row, Value},
+    db::{Db, DbError, Migration, Row, Select, Value},
 };
 
 use crate::{
@@ -313,25 +313,13 @@ pub(crate) struct Filter {
 
 /// The newest first, at most `limit`.
 pub(crate) async fn violations(db: &Db, filter: &Filter, limit: usize) -> Result<Vec<Entry>, DbError> {
-    let text = |value: &Option<String>| value.as_deref().map(Value::from);
-    let mut sql = format!("SELECT {COLUMNS} FROM images_violations WHERE true");
-    let mut values: Vec<Value> = Vec::new();
-    let conditions = [
-        ("doctor_id =", text(&filter.doctor_id)),
-        ("patient_id =", text(&filter.patient_id)),
-        ("order_no =", text(&filter.order_no)),
-        ("image =", filter.image.map(|image| hexadecimal(&[image]).into())),
-        ("seq <", filter.cursor.map(Value::from)),
-    ];
-    for (condition, value) in conditions {
-        if let Some(value) = value {
-            values.push(value);
-            sql += &format!(" AND {condition} ${}", values.len());
-        }
-    }
-    values.push(i64::try_from(limit).unwrap_or(i64::MAX).into());
-    sql += &format!(" ORDER BY seq DESC LIMIT ${}", values.len());
-    db.query(&sql, values).await?.iter().map(entry).collect()
+    let select = Select::new(format!("SELECT {COLUMNS} FROM images_violations WHERE true"), [])
+        .and("doctor_id =", filter.doctor_id.as_deref())
+        .and("patient_id =", filter.patient_id.as_deref())
+        .and("order_no =", filter.order_no.as_deref())
+        .and("image =", filter.image.map(|image| hexadecimal(&[image])))
+        .and("seq <", filter.cursor);
+    select.newest(limit).rows(db).await?.iter().map(entry).collect()
 }
 
 /// Which reports are taken back.

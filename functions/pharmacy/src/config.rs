@@ -14,12 +14,11 @@ use shared::{
     log::EntryPath,
     message::Accounts,
     outbox,
-    problem::{Fault, Kind, Problem},
+    problem::{Fault, Kind, Problem, sentence},
     stream::Settings,
 };
 
 use crate::{
-    drain::sentence,
     intake::{FUNCTION, log},
     partner::{self, Partner},
     rules::{RuleSet, source::Source},
@@ -103,9 +102,7 @@ async fn account(partner: &dyn Partner) -> Result<Account, Vec<Fault>> {
 /// # Errors
 /// 503 if the manifest does not give the variables.
 pub(crate) async fn tokens() -> Result<&'static Tokens, Problem> {
-    TOKENS
-        .get_or_try_init(async { Ok(Tokens::new(&variable("api_token").await?, &variable("admin_token").await?)) })
-        .await
+    TOKENS.get_or_try_init(Tokens::load()).await
 }
 
 /// The rules in force: compiled once per instance and version.
@@ -147,14 +144,7 @@ fn broken(faults: Vec<Fault>) -> Problem {
 }
 
 async fn load() -> Result<Config, Problem> {
-    let accounts = Accounts {
-        wechat_template_id: variable("wechat_template_id").await?,
-        wechat_link: variable("wechat_link").await?,
-        mini_program_template_id: variable("mini_program_template_id").await?,
-        mini_program_page: variable("mini_program_page").await?,
-        app_link: variable("app_link").await?,
-    }
-    .check();
+    let accounts = Accounts::load().await?;
     let gateways = Gateways::load().await?;
     let stream = Settings::load("pharmacy_stream", "pharmacy_stream_field").await?;
     match (accounts, gateways, stream) {

@@ -9,7 +9,7 @@ use shared::{
     db::DbError,
     json,
     outbox::Courier,
-    problem::Fault,
+    problem::sentence,
     stream::{self, Dead, DrainError, Drained, Entry, Source},
 };
 
@@ -68,10 +68,4 @@ pub(crate) fn read<C: Courier>(intake: &Intake<'_, C>, text: &[u8]) -> Result<(O
     let order = Order::read(&value, "").map_err(|faults| sentence(&faults))?;
     let partner = intake.partner(&order).map_err(|problem| sentence(problem.errors()))?;
     Ok((order, partner.name()))
-}
-
-/// Faults as one sentence.
-pub(crate) fn sentence(faults: &[Fault]) -> String {
-    let said = faults.iter().map(|fault| format!("{} {}", fault.pointer, fault.detail).trim().to_owned());
-    said.collect::<Vec<_>>().join("; ")
 }

@@ -11,7 +11,6 @@ use std::{
 
 use serde::Serialize;
 use shared::{
-    clock,
     db::{Db, DbError},
     digest,
     log::{EntryPath, Line},
@@ -498,11 +497,6 @@ fn new_order(order: &Order, pharmacy: &'static str, rules: &RuleSet, now_ms: i64
         history: steps.iter().map(Step::line).collect(),
         steps: 2,
     })
-}
-
-/// When a call's time is over.
-pub(crate) fn until_ms(spend: Duration) -> i64 {
-    clock::now_ms() + i64::try_from(spend.as_millis()).unwrap_or_default()
 }
 
 /// Writes an outcome's line.

@@ -6,6 +6,7 @@
 use std::time::{Duration, Instant};
 
 use shared::{
+    clock,
     gateway::Deliveries,
     http::JSON_LIMIT,
     log::EntryPath,
@@ -16,8 +17,8 @@ use shared::{
 
 use crate::{
     config::{config, db, effects, rules},
-    drain::{drain, read, sentence},
-    intake::{FUNCTION, Intake, VERSION, log, until_ms},
+    drain::{drain, read},
+    intake::{FUNCTION, Intake, VERSION, log},
     partner,
 };
 
@@ -38,8 +39,7 @@ pub(crate) async fn heard(payload: &[u8]) -> Result<(), Problem> {
 }
 
 fn lost(problem: &Problem, path: EntryPath) {
-    let why = [problem.detail(), &sentence(problem.errors())].join(": ");
-    log("order", "-", "failed", Some(why.trim_end_matches(": ")), Duration::ZERO, path);
+    log("order", "-", "failed", Some(&problem.sentence()), Duration::ZERO, path);
 }
 
 async fn from_stream() -> Result<(), Problem> {
@@ -59,7 +59,7 @@ async fn from_stream() -> Result<(), Problem> {
     let source = RedisStream::outbound(&config.stream.url, &config.stream.name, FUNCTION);
     let drained = drain(&intake, &rules, &source, &config.stream.field, || started.elapsed() < SPEND).await;
     // What waits is delivered also when the stream could not be read.
-    let delivered = intake.outbox().deliver(Whose::Any, usize::MAX, until_ms(SPEND)).await;
+    let delivered = intake.outbox().deliver(Whose::Any, usize::MAX, clock::after_ms(SPEND)).await;
     drained?;
     delivered?;
     Ok(())
@@ -90,6 +90,6 @@ async fn from_channel(payload: &[u8]) -> Result<(), Problem> {
     };
     let order_no = order.0.order_no.clone();
     intake.place(&[order], &*rules(db).await?).await?;
-    intake.deliver(&[order_no.as_str()], until_ms(SPEND)).await?;
+    intake.deliver(&[order_no.as_str()], clock::after_ms(SPEND)).await?;
     Ok(())
 }

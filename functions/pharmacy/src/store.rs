@@ -6,7 +6,7 @@
 
 use serde::Serialize;
 use shared::{
-    db::{Db, DbError, Migration, Row, Value},
+    db::{Db, DbError, Migration, Row, Select, Value},
     id::Id,
 };
 
@@ -297,33 +297,20 @@ pub(crate) struct Filter {
     pub(crate) cursor: Option<i64>,
 }
 
-/// The statement for at most `limit` orders, the newest first, or the oldest where they stand in a queue.
-fn select(columns: &str, filter: &Filter, queue: bool, limit: usize) -> (String, Vec<Value>) {
-    let conditions = [
-        ("status =", filter.status.map(|status| status.as_str().into())),
-        ("pharmacy =", filter.pharmacy.as_deref().map(Value::from)),
-        ("created_at_ms >=", filter.from_ms.map(Value::from)),
-        ("created_at_ms <", filter.to_ms.map(Value::from)),
-        (if queue { "seq >" } else { "seq <" }, filter.cursor.map(Value::from)),
-    ];
-    let mut sql = format!("SELECT {columns} FROM pharmacy_orders WHERE true");
-    let mut values: Vec<Value> = Vec::new();
-    for (condition, value) in conditions {
-        if let Some(value) = value {
-            values.push(value);
-            sql += &format!(" AND {condition} ${}", values.len());
-        }
-    }
-    values.push(i64::try_from(limit).unwrap_or(i64::MAX).into());
-    let direction = if queue { "" } else { " DESC" };
-    sql += &format!(" ORDER BY seq{direction} LIMIT ${}", values.len());
-    (sql, values)
+/// At most `limit` orders, the newest first, or the oldest where they stand in a queue.
+fn select(columns: &str, filter: &Filter, queue: bool, limit: usize) -> Select {
+    let select = Select::new(format!("SELECT {columns} FROM pharmacy_orders WHERE true"), [])
+        .and("status =", filter.status.map(Status::as_str))
+        .and("pharmacy =", filter.pharmacy.as_deref())
+        .and("created_at_ms >=", filter.from_ms)
+        .and("created_at_ms <", filter.to_ms)
+        .and(if queue { "seq >" } else { "seq <" }, filter.cursor);
+    if queue { select.oldest(limit) } else { select.newest(limit) }
 }
 
 /// At most `limit` orders, the newest first, or the oldest where they stand in a queue.
 pub(crate) async fn list(db: &Db, filter: &Filter, queue: bool, limit: usize) -> Result<Vec<Kept>, DbError> {
-    let (sql, values) = select(COLUMNS, filter, queue, limit);
-    db.query(&sql, values).await?.iter().map(kept).collect()
+    select(COLUMNS, filter, queue, limit).rows(db).await?.iter().map(kept).collect()
 }
 
 /// What a list tells of an order.
@@ -346,7 +333,6 @@ pub(crate) async fn summaries(db: &Db, filter: &Filter, limit: usize) -> Result<
     const SUMMARY: &str =
         "seq, order_no, pharmacy, status, body ->> '$.doctor_id', body ->> '$.patient.id', amount_fen,
         refund_due, created_at_ms, updated_at_ms";
-    let (sql, values) = select(SUMMARY, filter, false, limit);
     let summary = |row: &Row| {
         Ok(Summary {
             seq: row.integer(0)?,
@@ -361,7 +347,7 @@ pub(crate) async fn summaries(db: &Db, filter: &Filter, limit: usize) -> Result<
             updated_at_ms: row.integer(9)?,
         })
     };
-    db.query(&sql, values).await?.iter().map(summary).collect()
+    select(SUMMARY, filter, false, limit).rows(db).await?.iter().map(summary).collect()
 }
 
 impl From<&Kept> for Summary {

@@ -46,21 +46,12 @@ pub(crate) async fn config() -> Result<&'static Config, Problem> {
 /// # Errors
 /// 503 if the manifest does not give the variables.
 pub(crate) async fn tokens() -> Result<&'static Tokens, Problem> {
-    TOKENS
-        .get_or_try_init(async { Ok(Tokens::new(&variable("api_token").await?, &variable("admin_token").await?)) })
-        .await
+    TOKENS.get_or_try_init(Tokens::load()).await
 }
 
 async fn load() -> Result<Config, Problem> {
     let mapping = OrderMapping::parse(&variable("order_mapping").await?);
-    let accounts = Accounts {
-        wechat_template_id: variable("wechat_template_id").await?,
-        wechat_link: variable("wechat_link").await?,
-        mini_program_template_id: variable("mini_program_template_id").await?,
-        mini_program_page: variable("mini_program_page").await?,
-        app_link: variable("app_link").await?,
-    }
-    .check();
+    let accounts = Accounts::load().await?;
     let gateways = Gateways::load().await?;
     let stream = Settings::load("orders_stream", "orders_stream_field").await?;
     match (mapping, accounts, gateways, stream) {

@@ -5,7 +5,7 @@ use shared::{
     id::Id,
     json::Value,
     message::{Accounts, Channel, Message, Notice, Nurse, Recipient},
-    problem::Fault,
+    problem::{Fault, sentence},
 };
 
 use crate::{
@@ -86,12 +86,6 @@ impl<M> Answer<M> {
         };
         Err(Self { event_id, outcome, scenario: None, messages: Vec::new(), detail: Some(detail) })
     }
-}
-
-/// The faults as one sentence.
-pub(crate) fn sentence(faults: &[Fault]) -> String {
-    let clause = |fault: &Fault| format!("{} {}", fault.pointer, fault.detail).trim().to_owned();
-    faults.iter().map(clause).collect::<Vec<_>>().join("; ")
 }
 
 impl Formatter {

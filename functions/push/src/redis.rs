@@ -19,7 +19,6 @@ use shared::{
 use crate::{
     config::{Config, config, db},
     drain::drain,
-    format::sentence,
     input::{self, EVENTS_MAX, Input},
     intake::{Batch, Batches, FUNCTION, Intake, VERSION, log, written},
 };
@@ -41,8 +40,7 @@ pub(crate) async fn heard(payload: &[u8]) -> Result<(), Problem> {
 }
 
 fn lost(problem: &Problem, path: EntryPath) {
-    let why = [problem.detail(), &sentence(problem.errors())].join(": ");
-    log("-", "failed", Some(why.trim_end_matches(": ")), Duration::ZERO, path);
+    log("-", "failed", Some(&problem.sentence()), Duration::ZERO, path);
 }
 
 async fn from_stream() -> Result<(), Problem> {
@@ -53,7 +51,7 @@ async fn from_stream() -> Result<(), Problem> {
     let source = RedisStream::outbound(&config.stream.url, &config.stream.name, FUNCTION);
     let drained = drain(&intake, &source, &config.stream.field, || started.elapsed() < SPEND).await;
     // What waits is delivered also when the stream could not be read.
-    let delivered = intake.outbox().deliver(Whose::Any, usize::MAX, until_ms()).await;
+    let delivered = intake.outbox().deliver(Whose::Any, usize::MAX, clock::after_ms(SPEND)).await;
     drained?;
     delivered?;
     Ok(())
@@ -68,13 +66,8 @@ async fn from_channel(payload: &[u8]) -> Result<(), Problem> {
         intake.commit(&batch).await?;
         ids.extend(batch.ids());
     }
-    intake.deliver(&ids, until_ms()).await?;
+    intake.deliver(&ids, clock::after_ms(SPEND)).await?;
     Ok(())
-}
-
-/// When a handler's time for delivering is over.
-fn until_ms() -> i64 {
-    clock::now_ms() + i64::try_from(SPEND.as_millis()).unwrap_or_default()
 }
 
 /// A payload's events: one, an array, or lines.

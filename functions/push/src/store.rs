@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use shared::{
     clock,
-    db::{Db, DbError, Migration, Row, Value},
+    db::{Db, DbError, Migration, Row, Select},
     digest,
     id::Id,
 };
@@ -142,27 +142,16 @@ fn entry(row: &Row) -> Result<Entry, DbError> {
 
 /// The newest first, at most `limit`.
 pub(crate) async fn list(db: &Db, filter: &Filter, limit: usize) -> Result<Vec<Entry>, DbError> {
-    let mut sql = format!("SELECT {COLUMNS} FROM push_events WHERE true");
-    let mut values: Vec<Value> = Vec::new();
-    let conditions = [
-        ("outcome =", filter.outcome.map(Value::from)),
-        ("order_id =", filter.order_id.as_deref().map(Value::from)),
-        ("seq <", filter.cursor.map(Value::from)),
-    ];
-    for (condition, value) in conditions {
-        if let Some(value) = value {
-            values.push(value);
-            sql += &format!(" AND {condition} ${}", values.len());
-        }
-    }
-    match filter.resolved {
-        Some(true) => sql += " AND resolved_at_ms IS NOT NULL",
-        Some(false) => sql += " AND resolved_at_ms IS NULL",
-        None => {}
-    }
-    values.push(i64::try_from(limit).unwrap_or(i64::MAX).into());
-    sql += &format!(" ORDER BY seq DESC LIMIT ${}", values.len());
-    db.query(&sql, values).await?.iter().map(entry).collect()
+    let select = Select::new(format!("SELECT {COLUMNS} FROM push_events WHERE true"), [])
+        .and("outcome =", filter.outcome)
+        .and("order_id =", filter.order_id.as_deref())
+        .and("seq <", filter.cursor);
+    let select = match filter.resolved {
+        Some(true) => select.only("resolved_at_ms IS NOT NULL"),
+        Some(false) => select.only("resolved_at_ms IS NULL"),
+        None => select,
+    };
+    select.newest(limit).rows(db).await?.iter().map(entry).collect()
 }
 
 /// One kept event.

@@ -7,7 +7,7 @@ use shared::{
     json::{self, Value},
     log::{EntryPath, Line},
     outbox::Courier,
-    problem::Fault,
+    problem::{Fault, sentence},
     stream::{self, Dead, DrainError, Drained, Entry, Source},
 };
 
@@ -129,10 +129,4 @@ fn read(entry: &Entry, field: &str) -> Result<Option<Vec<Event>>, String> {
     batch.add(&value).map_err(|faults| sentence(&faults))?;
     let registrations = batch.registrations.into_iter().map(Event::Registration);
     Ok(Some(registrations.chain(batch.points.into_iter().map(Event::Points)).collect()))
-}
-
-/// Faults as one sentence.
-pub(crate) fn sentence(faults: &[Fault]) -> String {
-    let each = faults.iter().map(|fault| format!("{} {}", fault.pointer, fault.detail).trim().to_owned());
-    each.collect::<Vec<_>>().join("; ")
 }

@@ -17,7 +17,7 @@ use shared::{
 
 use crate::{
     config::{VERSION, config, courier, rewards},
-    drain::{Batch, drain, sentence},
+    drain::{Batch, drain},
     rewards::FUNCTION,
 };
 
@@ -40,14 +40,13 @@ pub(crate) async fn heard(payload: &[u8]) -> Result<(), Problem> {
 }
 
 fn lost(problem: &Problem, path: EntryPath) {
-    let why = [problem.detail(), &sentence(problem.errors())].join(": ");
-    let detail = Some(why.trim_end_matches(": "));
+    let detail = problem.sentence();
     Line {
         known_as: (),
         what: "event",
         key: "-",
         outcome: "failed",
-        detail,
+        detail: Some(&detail),
         took: Duration::ZERO,
         path,
         version: VERSION,
@@ -61,10 +60,11 @@ async fn from_stream() -> Result<(), Problem> {
     let started = Instant::now();
     let source = RedisStream::outbound(&config.stream.url, &config.stream.name, FUNCTION);
     let drained = drain(&rewards, &source, &config.stream.field, || started.elapsed() < SPEND).await;
-    rewards.tell(|| started.elapsed() < SPEND).await?;
+    let told = rewards.tell(|| started.elapsed() < SPEND).await;
     // What waits is delivered also when the stream could not be read.
-    let delivered = rewards.outbox().deliver(Whose::Any, usize::MAX, until_ms()).await;
+    let delivered = rewards.outbox().deliver(Whose::Any, usize::MAX, clock::after_ms(SPEND)).await;
     drained?;
+    told?;
     delivered?;
     Ok(())
 }
@@ -82,14 +82,9 @@ async fn from_channel(payload: &[u8]) -> Result<(), Problem> {
     let faults = batch.add(&value).err();
     batch.commit(&rewards).await?;
     rewards.tell(|| false).await?;
-    rewards.outbox().deliver(Whose::Any, DELIVERED, until_ms()).await?;
+    rewards.outbox().deliver(Whose::Any, DELIVERED, clock::after_ms(SPEND)).await?;
     match faults {
         Some(faults) => Err(Problem::bad_input("the payload is not acceptable").with_all(faults)),
         None => Ok(()),
     }
-}
-
-/// When a handler's time for delivering is over.
-fn until_ms() -> i64 {
-    clock::now_ms() + i64::try_from(SPEND.as_millis()).unwrap_or_default()
 }

@@ -10,6 +10,7 @@
 pub mod migration;
 #[cfg(any(test, feature = "native"))]
 pub mod native;
+pub mod select;
 pub mod spin;
 
 use std::{io::Write, sync::Arc};
@@ -17,6 +18,7 @@ use std::{io::Write, sync::Arc};
 use futures::future::BoxFuture;
 
 pub use migration::Migration;
+pub use select::Select;
 
 use crate::problem::{Kind, Problem};
 

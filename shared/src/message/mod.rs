@@ -11,7 +11,13 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 
-use crate::{clock, digest, id::Id, problem::Fault};
+use crate::{
+    clock,
+    config::variable,
+    digest,
+    id::Id,
+    problem::{Fault, Problem},
+};
 
 /// Whom a message is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -229,6 +235,21 @@ pub struct Accounts {
 const LINK_MAX: usize = 1024;
 
 impl Accounts {
+    /// By the variables of the component.
+    ///
+    /// # Errors
+    /// Every fault of them; the outer error if the manifest does not give one.
+    pub async fn load() -> Result<Result<Self, Vec<Fault>>, Problem> {
+        let accounts = Self {
+            wechat_template_id: variable("wechat_template_id").await?,
+            wechat_link: variable("wechat_link").await?,
+            mini_program_template_id: variable("mini_program_template_id").await?,
+            mini_program_page: variable("mini_program_page").await?,
+            app_link: variable("app_link").await?,
+        };
+        Ok(accounts.check())
+    }
+
     /// Checks the values.
     ///
     /// # Errors

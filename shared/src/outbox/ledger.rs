@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 use super::MESSAGES;
 use crate::{
     clock,
-    db::{Db, DbError, Row, Value},
+    db::{Db, DbError, Row, Select},
 };
 
 /// Which messages are asked for; `None` for all.
@@ -142,27 +142,16 @@ fn entry(row: &Row) -> Result<Entry, DbError> {
 /// # Errors
 /// Those of the database.
 pub async fn list(db: &Db, filter: &Filter, limit: usize) -> Result<Vec<Entry>, DbError> {
-    let text = |value: &Option<String>| value.as_deref().map(Value::from);
-    let conditions = [
-        ("order_id =", text(&filter.order_id)),
-        ("recipient =", text(&filter.recipient)),
-        ("scenario =", text(&filter.scenario)),
-        ("state =", filter.state.map(|state| state.as_str().into())),
-        ("created_at_ms >=", filter.from_ms.map(Value::from)),
-        ("created_at_ms <", filter.to_ms.map(Value::from)),
-        ("seq <", filter.cursor.map(Value::from)),
-    ];
-    let mut sql = format!("SELECT {COLUMNS} FROM outbox WHERE queue = $1");
-    let mut values = vec![Value::from(filter.queue.as_deref().unwrap_or(MESSAGES))];
-    for (condition, value) in conditions {
-        if let Some(value) = value {
-            values.push(value);
-            sql += &format!(" AND {condition} ${}", values.len());
-        }
-    }
-    values.push(i64::try_from(limit).unwrap_or(i64::MAX).into());
-    sql += &format!(" ORDER BY seq DESC LIMIT ${}", values.len());
-    db.query(&sql, values).await?.iter().map(entry).collect()
+    let queue = filter.queue.as_deref().unwrap_or(MESSAGES);
+    let select = Select::new(format!("SELECT {COLUMNS} FROM outbox WHERE queue = $1"), [queue.into()])
+        .and("order_id =", filter.order_id.as_deref())
+        .and("recipient =", filter.recipient.as_deref())
+        .and("scenario =", filter.scenario.as_deref())
+        .and("state =", filter.state.map(State::as_str))
+        .and("created_at_ms >=", filter.from_ms)
+        .and("created_at_ms <", filter.to_ms)
+        .and("seq <", filter.cursor);
+    select.newest(limit).rows(db).await?.iter().map(entry).collect()
 }
 
 /// One message, if there is one with this id.

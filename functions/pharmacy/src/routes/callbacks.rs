@@ -17,7 +17,7 @@ use shared::{
 use super::{SPEND, intake};
 use crate::{
     config::{config, pharmacies},
-    intake::{Intake, Reported, until_ms},
+    intake::{Intake, Reported},
     partner::{self, Partner, Received, Refusal},
     status::Status,
     submission::Account,
@@ -42,7 +42,7 @@ pub(super) async fn receive(Path(pharmacy): Path<String>, request: Request) -> R
     let (head, body) = request.into_parts();
     let body = read_whole(body, JSON_LIMIT).await?;
     let heard = hear(&intake, partner, account, &head.headers, &body).await?;
-    let _ = intake.deliver(&[heard.order_no.as_str()], until_ms(SPEND)).await;
+    let _ = intake.deliver(&[heard.order_no.as_str()], clock::after_ms(SPEND)).await;
     Ok(Json(heard))
 }
 

@@ -22,6 +22,7 @@ use axum::{
 use bytes::Bytes;
 use shared::{
     auth::Role,
+    clock,
     config::Lazy,
     gateway::Deliveries,
     http::{JSON_LIMIT, read_whole},
@@ -34,7 +35,7 @@ use shared::{
 
 use crate::{
     config::{Config, config, db, effects, tokens},
-    intake::{Intake, VERSION, until_ms},
+    intake::{Intake, VERSION},
     partner::{self, Partner},
 };
 
@@ -99,7 +100,7 @@ fn finish_soon() {
     WORK.run(|| async {
         let Ok(config) = config().await else { return };
         let Ok(intake) = intake(config).await else { return };
-        let until_ms = until_ms(SPEND);
+        let until_ms = clock::after_ms(SPEND);
         let _ = intake.finish(until_ms).await;
         let _ = intake.outbox().deliver(Whose::Any, DELIVERED, until_ms).await;
     });

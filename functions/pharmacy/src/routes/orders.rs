@@ -23,7 +23,7 @@ use super::{HttpIntake, SPEND, allowed, body, finish_soon, intake, must_be_one_o
 use crate::{
     config::{pharmacies, rules},
     history::{self, Told},
-    intake::{Answer, Placed, missing, submission_id, until_ms},
+    intake::{Answer, Placed, missing, submission_id},
     order::Order,
     partner::{self, Partner},
     rules::Fired,
@@ -72,7 +72,7 @@ pub(super) async fn pay(Path(order_no): Path<String>, request: Request) -> Resul
     let payment = fields.finish(payment).map_err(unacceptable)?;
     let intake = intake(config).await?;
     let answer = intake.pay(&order_no, payment).await?;
-    let until_ms = until_ms(SPEND);
+    let until_ms = clock::after_ms(SPEND);
     let ids = [submission_id(SUBMIT, &order_no)];
     let way = (pharmacies().await, &Outbound);
     let submitted = async {
@@ -108,7 +108,7 @@ pub(super) async fn cancel(Path(order_no): Path<String>, request: Request) -> Re
     if let Some(partner) = partner::named(intake.partners, &answer.pharmacy) {
         let ids = [submission_id(crate::submission::CANCEL, &order_no)];
         let way = (pharmacies().await, &Outbound);
-        let _ = work::submit_these(intake, way, partner, &ids, until_ms(SPEND)).await;
+        let _ = work::submit_these(intake, way, partner, &ids, clock::after_ms(SPEND)).await;
     }
     Ok(Json(answer))
 }

@@ -16,7 +16,7 @@ use shared::{
 use super::{SPEND, allowed, body, intake, parsed};
 use crate::{
     config::db,
-    intake::{Answer, until_ms},
+    intake::Answer,
     order::{Line, Prescription},
     rules::Fired,
     status::Status,
@@ -114,6 +114,6 @@ pub(super) async fn decide(Path(order_no): Path<String>, request: Request) -> Re
     let review = fields.finish(review).map_err(unacceptable)?;
     let intake = intake(config).await?;
     let answer = intake.review(&order_no, review).await?;
-    let _ = intake.deliver(&[order_no.as_str()], until_ms(SPEND)).await;
+    let _ = intake.deliver(&[order_no.as_str()], clock::after_ms(SPEND)).await;
     Ok(Json(answer))
 }

@@ -24,7 +24,7 @@ use shared::{
 use super::{HttpIntake, allowed, intake, must_be_one_of};
 use crate::{
     config::{Config, pharmacies, rules},
-    intake::{FUNCTION, Intake, until_ms},
+    intake::{FUNCTION, Intake},
     partner::{self, Partner},
     store,
     submission::{Account, Outbound, Peer, Pharmacies, Submissions, queue},
@@ -117,7 +117,7 @@ pub(super) async fn submit(request: Request) -> Result<Json<Submitted>, Problem>
 }
 
 async fn done(config: &'static Config, budget: Duration) -> Result<Submitted, Problem> {
-    let until_ms = until_ms(budget);
+    let until_ms = clock::after_ms(budget);
     let intake = intake(config).await?;
     let finished = intake.finish(until_ms).await?;
     let pharmacies = submit_due(intake, (pharmacies().await, &Outbound), usize::MAX, until_ms).await?;

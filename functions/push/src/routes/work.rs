@@ -83,7 +83,7 @@ async fn delivered<C: shared::outbox::Courier>(
     outbox: &shared::outbox::Outbox<'_, C>,
     budget: Duration,
 ) -> Result<Delivered, Problem> {
-    let until_ms = clock::now_ms() + i64::try_from(budget.as_millis()).unwrap_or_default();
+    let until_ms = clock::after_ms(budget);
     let tally = outbox.deliver(Whose::Any, usize::MAX, until_ms).await?;
     // Bite by bite: others write in between.
     while outbox.forget_bodies().await? > 0 && clock::now_ms() < until_ms {}

@@ -74,7 +74,7 @@ fn format(headers: &HeaderMap) -> Result<Format, Problem> {
     } else if essence.eq_ignore_ascii_case("text/csv") {
         Ok(Format::csv())
     } else {
-        Err(Problem::new(Kind::UnsupportedMedia, "send text/csv or application/x-ndjson"))
+        Err(Problem::new(Kind::UnsupportedMediaType, "send text/csv or application/x-ndjson"))
     }
 }
 

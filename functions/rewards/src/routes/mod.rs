@@ -135,7 +135,7 @@ fn deliver_soon() {
     static DELIVERY: Soon = Soon::new();
     DELIVERY.run(|| async {
         if let Ok(rewards) = rewards().await {
-            let until_ms = clock::now_ms() + i64::try_from(SPEND.as_millis()).unwrap_or_default();
+            let until_ms = clock::after_ms(SPEND);
             let _ = rewards.tell(more_time(SPEND)).await;
             let _ = rewards.outbox().deliver(Whose::Any, DELIVERED, until_ms).await;
         }

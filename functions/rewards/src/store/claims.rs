@@ -3,7 +3,7 @@
 use serde::Serialize;
 use shared::{
     clock,
-    db::{Db, DbError, Row, Value},
+    db::{Db, DbError, Row, Select},
 };
 
 use super::json;
@@ -132,23 +132,12 @@ pub(crate) async fn list(db: &Db, filter: &Filter, limit: usize) -> Result<Vec<C
     } else {
         "activity_id IN (SELECT id FROM rewards_activities WHERE query_on = 1)"
     };
-    let mut sql = format!("SELECT {COLUMNS} FROM rewards_claims WHERE {shown}");
-    let mut values: Vec<Value> = Vec::new();
-    let conditions = [
-        ("user_id =", filter.user_id.as_deref().map(Value::from)),
-        ("activity_id =", filter.activity_id.as_deref().map(Value::from)),
-        ("state =", filter.state.map(Value::from)),
-        ("seq <", filter.cursor.map(Value::from)),
-    ];
-    for (condition, value) in conditions {
-        if let Some(value) = value {
-            values.push(value);
-            sql += &format!(" AND {condition} ${}", values.len());
-        }
-    }
-    values.push(i64::try_from(limit).unwrap_or(i64::MAX).into());
-    sql += &format!(" ORDER BY seq DESC LIMIT ${}", values.len());
-    db.query(&sql, values).await?.iter().map(claim).collect()
+    let select = Select::new(format!("SELECT {COLUMNS} FROM rewards_claims WHERE {shown}"), [])
+        .and("user_id =", filter.user_id.as_deref())
+        .and("activity_id =", filter.activity_id.as_deref())
+        .and("state =", filter.state)
+        .and("seq <", filter.cursor);
+    select.newest(limit).rows(db).await?.iter().map(claim).collect()
 }
 
 /// One claim.
