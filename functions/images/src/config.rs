@@ -206,16 +206,26 @@ async fn stored_rules(db: &Db, mark: &Mark, now_ms: i64) -> Result<Rules, Proble
 /// # Errors
 /// Those of the database.
 pub(crate) async fn rekey(db: &Db, rules: &Rules) -> Result<(), Problem> {
+    let before = rules_before(db).await?;
     let mut seq = 0;
     loop {
         let addresses = store::addresses(db, seq, REKEYED).await?;
-        let Some((last, _)) = addresses.last() else { break };
-        seq = *last;
-        let keys: Vec<_> =
-            addresses.iter().filter_map(|(seq, url)| Some((*seq, Image::parse(url)?.keys(rules)))).collect();
+        let Some(last) = addresses.last() else { break };
+        seq = last.seq;
+        let keys =
+            |of: store::Address| Some((of.seq, Image::parse(&of.url)?.keys_anew(of.hosts, before.as_ref(), rules)));
+        let keys: Vec<_> = addresses.into_iter().filter_map(keys).collect();
         store::rekey(db, &keys).await?;
     }
     gather_by(db, Some(rules.version)).await
+}
+
+/// The rules by which the reports' keys were made; `None` where they cannot be read any more.
+async fn rules_before(db: &Db) -> Result<Option<Rules>, Problem> {
+    let version = store::mark(db).await?.keys_version;
+    let stored = store::rules(db, version).await?;
+    let text = stored.as_ref().map_or(Rules::DEFAULT, |set| &set.text);
+    Ok(Rules::parse(text.as_bytes(), keys().await?).ok())
 }
 
 /// Gathers the keys of all reports in one piece.

@@ -103,6 +103,14 @@ impl Rule {
     pub(crate) fn to_host(&self) -> &str {
         self.to.split(':').next().unwrap_or_default()
     }
+
+    /// The hosts that it claims; for those below another, one of them.
+    pub(crate) fn claimed_hosts(&self) -> impl Iterator<Item = String> {
+        self.from.iter().map(|pattern| match pattern {
+            Pattern::Host(host) => host.clone(),
+            Pattern::Below(suffix) => format!("x.{suffix}"),
+        })
+    }
 }
 
 /// A host, or all hosts below one.
@@ -303,6 +311,18 @@ impl Rules {
         }
     }
 
+    /// Whether any rule claims this lower-case host.
+    pub(crate) fn claims_any(&self, host: &str) -> bool {
+        let mut any = false;
+        self.claims(host.as_bytes(), |_| any = true);
+        any
+    }
+
+    /// Adds the hosts that rules make of this lower-case one.
+    pub(crate) fn addresses(&self, host: &str, hosts: &mut Vec<String>) {
+        self.claims(host.as_bytes(), |place| hosts.extend(self.rules.get(place).map(|rule| rule.to_host().to_owned())));
+    }
+
     /// What each rule does for this caller.
     pub(crate) fn fates(&self, caller: &Caller) -> Vec<Fate> {
         let fate = |rule: &Rule| {
@@ -320,7 +340,7 @@ impl Rules {
 }
 
 /// What fits into SQL and into every JSON reader's numbers.
-const VERSION_MAX: i64 = (1 << 53) - 1;
+pub(crate) const VERSION_MAX: i64 = (1 << 53) - 1;
 const RULES_MAX: usize = 1_000;
 const HOSTS_MAX: usize = 1_000;
 const ALL_HOSTS_MAX: usize = 5_000;

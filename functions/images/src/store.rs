@@ -77,6 +77,13 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
             "UPDATE images_unlawful SET rules_version = -1 WHERE EXISTS (SELECT 1 FROM images_violations)",
         ],
     },
+    Migration {
+        version: 4,
+        statements: &[
+            // An image is asked for by all its keys.
+            "DROP INDEX images_violations_image",
+        ],
+    },
 ];
 
 /// Where everything stands: one small query tells whether anything has changed.
@@ -216,11 +223,21 @@ async fn replace(db: &Db, gathered: Gathered, generation: i64, rules_version: i6
     Ok(!db.query(WRITE, values).await?.is_empty())
 }
 
+/// Where a report's image is.
+pub(crate) struct Address {
+    pub(crate) seq: i64,
+    pub(crate) url: String,
+    /// Its hosts by the rules so far.
+    pub(crate) hosts: Vec<String>,
+}
+
 /// The addresses of reports after `seq`, at most `limit`, to make their keys anew.
-pub(crate) async fn addresses(db: &Db, seq: i64, limit: i64) -> Result<Vec<(i64, String)>, DbError> {
-    const SQL: &str = "SELECT seq, url FROM images_violations WHERE seq > $1 ORDER BY seq LIMIT $2";
+pub(crate) async fn addresses(db: &Db, seq: i64, limit: i64) -> Result<Vec<Address>, DbError> {
+    const SQL: &str = "SELECT seq, url, hosts FROM images_violations WHERE seq > $1 ORDER BY seq LIMIT $2";
     let rows = db.query(SQL, [seq.into(), limit.into()]).await?;
-    rows.iter().map(|row| Ok((row.integer(0)?, row.text(1)?.to_owned()))).collect()
+    let address =
+        |row: &Row| Ok(Address { seq: row.integer(0)?, url: row.text(1)?.to_owned(), hosts: names(row.text(2)?) });
+    rows.iter().map(address).collect()
 }
 
 /// Writes keys that were made anew.
@@ -306,8 +323,8 @@ pub(crate) struct Filter {
     pub(crate) doctor_id: Option<String>,
     pub(crate) patient_id: Option<String>,
     pub(crate) order_no: Option<String>,
-    /// The image's own key.
-    pub(crate) image: Option<u64>,
+    /// Of an image, by any of its keys.
+    pub(crate) image: Option<Vec<u64>>,
     pub(crate) cursor: Option<i64>,
 }
 
@@ -317,8 +334,11 @@ pub(crate) async fn violations(db: &Db, filter: &Filter, limit: usize) -> Result
         .and("doctor_id =", filter.doctor_id.as_deref())
         .and("patient_id =", filter.patient_id.as_deref())
         .and("order_no =", filter.order_no.as_deref())
-        .and("image =", filter.image.map(|image| hexadecimal(&[image])))
         .and("seq <", filter.cursor);
+    let select = match &filter.image {
+        Some(keys) => select.only(&shares_any(keys)),
+        None => select,
+    };
     select.newest(limit).rows(db).await?.iter().map(entry).collect()
 }
 
@@ -326,8 +346,14 @@ pub(crate) async fn violations(db: &Db, filter: &Filter, limit: usize) -> Result
 pub(crate) enum Which<'a> {
     /// The one with this id.
     Id(&'a str),
-    /// All of this image, by its own key.
-    Image(u64),
+    /// All of an image, by any of its keys.
+    Image(&'a [u64]),
+}
+
+/// The condition that a report's image has one of these keys.
+fn shares_any(keys: &[u64]) -> String {
+    let each: Vec<String> = keys.iter().map(|key| format!("instr(keys, '{key:016x}') > 0")).collect();
+    format!("({})", each.join(" OR "))
 }
 
 /// Takes reports back, and returns how many there were.
@@ -336,11 +362,13 @@ pub(crate) enum Which<'a> {
 pub(crate) async fn take_back(db: &Db, which: Which<'_>, now_ms: i64) -> Result<usize, DbError> {
     const MARK: &str = "UPDATE images_unlawful SET dirty_at_ms = $1 WHERE id = 1 AND dirty_at_ms = 0";
     const BY_ID: &str = "DELETE FROM images_violations WHERE id = $1 RETURNING 1";
-    const BY_IMAGE: &str = "DELETE FROM images_violations WHERE image = $1 RETURNING 1";
     db.execute(MARK, [now_ms.into()]).await?;
     let deleted = match which {
         Which::Id(id) => db.query(BY_ID, [id.into()]).await?,
-        Which::Image(image) => db.query(BY_IMAGE, [hexadecimal(&[image]).into()]).await?,
+        Which::Image(keys) => {
+            let by_image = format!("DELETE FROM images_violations WHERE {} RETURNING 1", shares_any(keys));
+            db.query(&by_image, []).await?
+        }
     };
     Ok(deleted.len())
 }
@@ -403,6 +431,29 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_image_is_found_and_taken_back_by_any_of_its_addresses() {
+        let db = Native::in_memory();
+        migrate(&db, "images", MIGRATIONS).await.unwrap();
+        let rules = Rules::parse(Rules::DEFAULT.as_bytes(), &sign::Keys::default()).unwrap();
+        let (old, new) = ("https://img10.360buyimg.com/a.jpg", "https://img.hospital.example/a.jpg");
+        let keys = |url: &str| Image::parse(url).unwrap().keys(&rules).images;
+        let of = async |image: Vec<u64>| {
+            violations(&db, &Filter { image: Some(image), ..Filter::default() }, 9).await.unwrap().len()
+        };
+        for asked in [old, new] {
+            for url in [old, new, "https://img10.360buyimg.com/b.jpg"] {
+                let text = format!(r#"{{"url": "{url}", "reason": "x"}}"#);
+                let (kept, image) = Report::parse(text.as_bytes(), &rules).unwrap();
+                report(&db, &kept, &image.keys(&rules), 1_000).await.unwrap();
+            }
+            assert_eq!(of(keys(asked)).await, 2);
+            assert_eq!(take_back(&db, Which::Image(&keys(asked)), 2_000).await.unwrap(), 2);
+            assert_eq!(of(keys(asked)).await, 0);
+        }
+        assert_eq!(of(keys("https://img10.360buyimg.com/b.jpg")).await, 1);
+    }
+
+    #[tokio::test]
     async fn each_of_100_000_images_is_known_by_the_piece_and_no_other() {
         let (db, _) = reported().await;
         let rules = Rules::parse(Rules::DEFAULT.as_bytes(), &sign::Keys::default()).unwrap();
@@ -417,7 +468,7 @@ mod tests {
         .await
         .unwrap();
         let rows = addresses(&db, 0, i64::MAX).await.unwrap();
-        let keys: Vec<_> = rows.iter().map(|(seq, url)| (*seq, Image::parse(url).unwrap().keys(&rules))).collect();
+        let keys: Vec<_> = rows.iter().map(|row| (row.seq, Image::parse(&row.url).unwrap().keys(&rules))).collect();
         rekey(&db, &keys).await.unwrap();
         assert!(gather(&db, mark(&db).await.unwrap().generation, 0).await.unwrap());
         let pieces = unlawful(&db).await.unwrap();

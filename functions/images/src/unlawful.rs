@@ -8,7 +8,10 @@ use bytes::Bytes;
 use hashbrown::HashSet;
 use xxhash_rust::xxh64::xxh64;
 
-use crate::{rules::Rules, sign::PARAMETERS};
+use crate::{
+    rules::{Rule, Rules},
+    sign::PARAMETERS,
+};
 
 /// The bytes of a key.
 const KEY: usize = 8;
@@ -170,6 +173,9 @@ pub(crate) fn sorted(mut keys: Vec<u64>) -> Vec<u8> {
     keys.into_iter().flat_map(u64::to_be_bytes).collect()
 }
 
+/// An image has at most so many addresses: its own, and those that sets of rules have made of it.
+const HOSTS_MAX: usize = 64;
+
 /// What an image is known by, under each of its addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Keys {
@@ -204,28 +210,31 @@ impl Image {
         (clean && named && port.parse::<u16>().is_ok()).then(|| Self { host, path: path.into(), query: query.into() })
     }
 
-    /// Its keys: under its own host, and under that which any rule makes of it.
+    /// Its keys: under its own host, and under those that rules make of it.
     pub(crate) fn keys(&self, rules: &Rules) -> Keys {
+        self.keys_anew(Vec::new(), None, rules)
+    }
+
+    /// Its keys when the rules are new: also under the hosts that it had `before`, by the rules that made them.
+    pub(crate) fn keys_anew(&self, known: Vec<String>, before: Option<&Rules>, rules: &Rules) -> Keys {
         let mut hosts = vec![self.host.clone()];
-        rules.claims(self.host.as_bytes(), |place| {
-            let to = rules.rules.get(place).map(|rule| rule.to_host().to_owned());
-            hosts.extend(to.filter(|to| *to != self.host));
-        });
-        hosts.dedup();
+        hosts.extend(known);
+        hosts.clone().iter().for_each(|host| rules.addresses(host, &mut hosts));
+        // Reported under a new host, it has what is made now of the old ones that led there.
+        if let Some(before) = before.filter(|before| !before.claims_any(&self.host)) {
+            let leads_here = |rule: &&Rule| hosts.iter().any(|host| host == rule.to_host());
+            let old: Vec<String> = before.rules.iter().filter(leads_here).flat_map(Rule::claimed_hosts).collect();
+            old.iter().for_each(|old| rules.addresses(old, &mut hosts));
+        }
+        let mut seen = HashSet::new();
+        hosts.retain(|host| seen.insert(host.clone()));
+        hosts.truncate(HOSTS_MAX);
         let mut text = Vec::new();
         write_path(self.path.as_bytes(), &mut text);
         write_query(self.query.as_bytes(), &mut text);
         let path = hash(&text);
         let image = |host: &String| key(hash(host.as_bytes()), path);
         Keys { images: hosts.iter().map(image).collect(), hosts }
-    }
-
-    /// Its key under its own host.
-    pub(crate) fn key(&self) -> u64 {
-        let mut text = Vec::new();
-        write_path(self.path.as_bytes(), &mut text);
-        write_query(self.query.as_bytes(), &mut text);
-        key(hash(self.host.as_bytes()), hash(&text))
     }
 
     /// Whether it is the image that this URL shows.
@@ -309,6 +318,32 @@ mod tests {
         }
         assert!(!holds(&set, "old.example.com", "/c.jpg", "") && !holds(&set, "new.example.com", "/a.jpg", ""));
         assert!(!set.has_host(hash(b"other.example.com")));
+    }
+
+    fn rules_to(to: &str) -> Rules {
+        let text = format!(
+            r#"{{"rules":[{{"name":"a","from":["old.example.com","*.many.example"],"to":"{to}","contexts":["*"]}}],
+            "placeholder":"https://a.example/removed.png"}}"#
+        );
+        Rules::parse(text.as_bytes(), &sign::Keys::default()).unwrap()
+    }
+
+    #[test]
+    fn an_image_keeps_its_addresses_when_rules_change_and_gets_those_of_the_new_ones() {
+        let (one, two, three) = (rules_to("one.example"), rules_to("two.example"), rules_to("three.example"));
+        for url in ["https://old.example.com/a.jpg", "https://y.many.example/a.jpg", "https://one.example/a.jpg"] {
+            let image = Image::parse(url).unwrap();
+            let first = image.keys(&one);
+            let second = image.keys_anew(first.hosts.clone(), Some(&one), &two);
+            let third = image.keys_anew(second.hosts.clone(), Some(&two), &three);
+            assert!(first.images.iter().all(|key| second.images.contains(key)), "{url}");
+            for to in ["one.example", "two.example", "three.example"] {
+                assert!(third.hosts.iter().any(|host| host == to), "{url}: {:?}", third.hosts);
+            }
+            assert_eq!((third.images.len(), third.images[0]), (third.hosts.len(), first.images[0]));
+        }
+        let elsewhere = Image::parse("https://b.example/a.jpg").unwrap();
+        assert_eq!(elsewhere.keys_anew(vec!["b.example".into()], Some(&one), &two), elsewhere.keys(&two));
     }
 
     #[test]

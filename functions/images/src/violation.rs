@@ -81,13 +81,13 @@ impl Report {
         Ok((report, image))
     }
 
-    /// What its doctor is told, if it names one.
-    pub(crate) fn message(&self, reported_at_ms: i64) -> Option<Message> {
-        let event_id = Id::parse(&self.id)?;
+    /// What its doctor is told, if it names one. One that was taken back and comes again has another number.
+    pub(crate) fn message(&self, number: i64, reported_at_ms: i64) -> Option<Message> {
+        let event_id = Id::parse(&format!("{}:{number}", self.id))?;
         let doctor = Id::parse(&self.doctor_id)?;
         let notice = Notice {
             // Without an order the message is about the report itself.
-            order_id: Id::parse(&self.order_no).unwrap_or_else(|| event_id.clone()),
+            order_id: Id::parse(&self.order_no).or_else(|| Id::parse(&self.id))?,
             event_id,
             scenario: SCENARIO,
             label: LABEL,
@@ -138,7 +138,7 @@ mod tests {
             (report.channel.as_str(), report.patient_id.as_str(), report.doctor_id.as_str()),
             ("in_site", "", "")
         );
-        assert!(report.message(0).is_none());
+        assert!(report.message(1, 0).is_none());
         let report = parse(
             r#"{"url":"https://a.example.com/x.jpg","order_no":"O1","patient_id":98,"channel":"wechat","reason":"x"}"#,
         );
@@ -159,8 +159,9 @@ mod tests {
     fn a_doctor_is_told_by_the_app_under_one_id() {
         let text = r#"{"url":"https://a.example.com/x.jpg","doctor_id":7,"reason":"x"}"#;
         let (first, again) = (parse(text).unwrap(), parse(text).unwrap());
-        let message = first.message(0).unwrap();
-        assert_eq!(message.id, again.message(5).unwrap().id);
+        let message = first.message(1, 0).unwrap();
+        assert_eq!(message.id, again.message(1, 5).unwrap().id);
+        assert_ne!(message.id, again.message(i64::MAX, 0).unwrap().id);
         assert_eq!((message.recipient.key().as_str(), message.channel), ("doctor:7", Channel::App));
     }
 }

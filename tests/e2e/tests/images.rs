@@ -459,6 +459,20 @@ async fn an_unlawful_image_becomes_the_placeholder_until_it_is_taken_back() -> R
     assert_eq!(app.admin(Method::DELETE, &path).send().await?.status(), 404);
     assert_eq!(app.gateway.received().len(), 1);
 
+    // Reported anew, its doctor is told anew. By the old rules' address it is known under new ones, too.
+    assert_eq!(app.answer("/images/violations", report.to_string()).await?.0, 201);
+    app.gateway.wait_for(2, PATIENCE).await?;
+    put(&app, json!({"version": 1, "placeholder": PLACEHOLDER, "rules": [
+        {"name": "a", "from": ["img10.360buyimg.com"], "to": "another.example", "scheme": "https", "contexts": ["*"]}]}))
+    .await?;
+    let another = NEW.replace("img.hospital.example", "another.example");
+    assert_eq!(rewritten(&app, "", &format!("{OLD} {NEW} {another}")).await?, [PLACEHOLDER; 3].join(" "));
+    let by_url = |method| app.admin(method, "/images/violations").query(&[("url", &another)]);
+    assert_eq!(answered(by_url(Method::GET)).await?.1["items"].as_array().map(Vec::len), Some(1));
+    assert_eq!(by_url(Method::DELETE).send().await?.status(), 204);
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(rewritten(&app, "", OLD).await?, another);
+
     let (status, problem) = app.answer("/images/violations", r#"{"url":"nonsense","doctor_id":"a b"}"#).await?;
     let pointers: Vec<_> = problem["errors"].as_array().unwrap().iter().map(|error| &error["pointer"]).collect();
     assert_eq!(status, 400);

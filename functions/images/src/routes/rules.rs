@@ -20,7 +20,7 @@ use shared::{
 use super::{allowed, not_found};
 use crate::{
     config::{db, keys, look_again, rekey},
-    rules::Rules,
+    rules::{Rules, VERSION_MAX},
     store::{self, RuleSet},
 };
 
@@ -46,6 +46,10 @@ pub(super) async fn put(request: Request) -> Result<Response, Problem> {
     let value = json::parse(&body).map_err(|error| refused(vec![Fault::at("", error.to_string())]))?;
     let newest = store::mark(db).await?.rules_version;
     let asked = value.as_object().and_then(|set| set.present("version")).is_some();
+    if !asked && newest >= VERSION_MAX {
+        let detail = format!("version {newest} is the highest that there can be, and it holds");
+        return Err(Problem::new(Kind::Conflict, detail));
+    }
     rules.version = if asked { rules.version } else { newest + 1 };
     let text = written(&value, rules.version);
     if store::keep_rules(db, rules.version, &text, clock::now_ms()).await? {

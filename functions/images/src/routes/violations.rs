@@ -44,7 +44,7 @@ pub(super) async fn report(request: Request) -> Result<(StatusCode, Json<Entry>)
     let is_new = store::report(db, &report, &image.keys(&rules), clock::now_ms()).await?;
     let entry = store::violation(db, &report.id).await?.ok_or_else(|| not_found("violation", &report.id))?;
     // On a repetition, too: a crash may have come between the two.
-    if let Some(message) = report.message(entry.reported_at_ms) {
+    if let Some(message) = report.message(entry.seq, entry.reported_at_ms) {
         let courier = Deliveries { gateways, path: EntryPath::Http, version: VERSION };
         let outbox = Outbox { db, courier: &courier, function: FUNCTION };
         outbox.enqueue(std::slice::from_ref(&message)).await?;
@@ -67,12 +67,13 @@ pub(super) async fn list(request: Request) -> Result<Json<Page<Entry>>, Problem>
         doctor_id: query.text("doctor_id"),
         patient_id: query.text("patient_id"),
         order_no: query.text("order_no"),
-        image: image.map(|image| image.key()),
+        image: None,
         cursor,
     };
     query.finish()?;
     // An older release's keys are made anew first.
-    standing().await?;
+    let standing = standing().await?;
+    let filter = Filter { image: image.map(|image| image.keys(&standing.rules).images), ..filter };
     let reports = store::violations(db().await?, &filter, limit + 1).await?;
     Ok(Json(Page::of(reports, limit, |report| report.seq)))
 }
@@ -85,6 +86,8 @@ pub(super) async fn one(Path(id): Path<String>, request: Request) -> Result<Json
 pub(super) async fn take_back(Path(id): Path<String>, request: Request) -> Result<StatusCode, Problem> {
     let started = Instant::now();
     allowed(Role::Admin, request.headers()).await?;
+    // An older release's keys are made anew first.
+    standing().await?;
     if taken_back(Which::Id(&id)).await? == 0 {
         return Err(not_found("violation", &id));
     }
@@ -103,7 +106,8 @@ pub(super) async fn take_back_image(request: Request) -> Result<StatusCode, Prob
         let fault = Fault::at("/query/url", "must be an image's http or https URL");
         return Err(Problem::bad_input("the query is not acceptable").with(fault));
     };
-    if taken_back(Which::Image(image.key())).await? == 0 {
+    let keys = image.keys(&standing().await?.rules).images;
+    if taken_back(Which::Image(&keys)).await? == 0 {
         return Err(not_found("violation of", &url));
     }
     log("-", "taken_back", None, started.elapsed());
@@ -111,8 +115,6 @@ pub(super) async fn take_back_image(request: Request) -> Result<StatusCode, Prob
 }
 
 async fn taken_back(which: Which<'_>) -> Result<usize, Problem> {
-    // An older release's keys are made anew first.
-    standing().await?;
     let db = db().await?;
     let count = store::take_back(db, which, clock::now_ms()).await?;
     gather(db).await?;
