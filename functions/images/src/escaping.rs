@@ -92,6 +92,7 @@ impl Style {
                 (Self::Decimal, b'/') => out.extend_from_slice(b"&#47;"),
                 (_, b'&') => match ampersand {
                     Ampersand::Raw => out.push(b'&'),
+                    Ampersand::Percent => out.extend_from_slice(b"%26"),
                     Ampersand::Entity => out.extend_from_slice(b"&amp;"),
                     Ampersand::Unicode(count) => {
                         backslashes(count, out);
@@ -121,6 +122,8 @@ fn digit(nibble: u8, upper: bool) -> u8 {
 pub(crate) enum Ampersand {
     /// `&`.
     Raw,
+    /// `%26`, in another URL's query or a form, where `&` ends a value.
+    Percent,
     /// `&amp;`.
     Entity,
     /// `\u0026`, with so many backslashes.
@@ -305,10 +308,21 @@ fn numeric(rest: &[u8]) -> Option<Digits> {
     })
 }
 
-/// What has a name is nothing that a URL holds, but for `&amp;`.
+/// The references by name whose characters a URL holds, and that pages write.
+const NAMED: [(&[u8], u8); 7] = [
+    (b"&amp;", b'&'),
+    (b"&period;", b'.'),
+    (b"&colon;", b':'),
+    (b"&commat;", b'@'),
+    (b"&sol;", b'/'),
+    (b"&quest;", b'?'),
+    (b"&num;", b'#'),
+];
+
+/// Any other reference by name is nothing that a URL holds.
 fn named(rest: &[u8]) -> Token {
-    if rest.starts_with(b"&amp;") {
-        return Token::Char(b'&', 5);
+    if let Some((name, byte)) = NAMED.iter().find(|(name, _)| rest.starts_with(name)) {
+        return Token::Char(*byte, name.len());
     }
     let name = rest.get(1..).unwrap_or_default();
     let length = name.iter().take(REFERENCE_NAME.end() + 1).take_while(|byte| byte.is_ascii_alphanumeric()).count();
@@ -320,11 +334,23 @@ fn named(rest: &[u8]) -> Token {
     }
 }
 
-/// Whether what ends a URL at `at` is a letter beyond ASCII, in whatever escaping; `None` if more bytes must come to
-/// tell. Bytes that are no UTF-8 are taken for letters.
-pub(crate) fn is_letter(bytes: &[u8], at: usize, depth: usize, last: bool) -> Option<bool> {
+/// Marks beyond ASCII at which a sentence goes on, or ends, behind a URL.
+const MARKS: &str = "。，、；：！？）】》〉」』”’…";
+
+/// Whether what ends a URL at `at` is a character that its path may have unescaped, in whatever escaping: one beyond ASCII
+/// that is no mark behind it, or one of `[` `^` `|` `{` `'` within a word. `None` if more bytes must come to tell.
+/// Bytes that are no UTF-8 are taken for letters.
+pub(crate) fn goes_on(bytes: &[u8], at: usize, depth: usize, last: bool) -> Option<bool> {
+    if let Token::Char(b'[' | b'^' | b'|' | b'{' | b'\'', size) = token(bytes, at, depth, last) {
+        return match token(bytes, at + size, depth, last) {
+            Token::Char(byte, _) => Some(is_unreserved(byte) && byte != b'.'),
+            Token::End => Some(false),
+            Token::More => None,
+        };
+    }
     let rest = bytes.get(at..).unwrap_or_default();
-    let of_code = |code: u32| code >= 128 && char::from_u32(code).is_none_or(char::is_alphanumeric);
+    let of_char = |char: char| !MARKS.contains(char);
+    let of_code = |code: u32| code >= 128 && char::from_u32(code).is_none_or(of_char);
     if depth > 0 {
         return Some(match rest.strip_prefix(percent_sign(depth)).map(|digits| hexadecimal(digits, 2)) {
             Some(Digits::Value(value, _)) => value >= 128,
@@ -354,14 +380,24 @@ pub(crate) fn is_letter(bytes: &[u8], at: usize, depth: usize, last: bool) -> Op
                 _ => 1,
             };
             match rest.get(..length) {
-                Some(char) => {
-                    Some(std::str::from_utf8(char).map_or(true, |text| text.chars().all(char::is_alphanumeric)))
-                }
+                Some(char) => Some(std::str::from_utf8(char).map_or(true, |text| text.chars().all(of_char))),
                 None => last.then_some(true),
             }
         }
         _ => Some(false),
     }
+}
+
+/// Whether a character beyond ASCII stands at `at`, escaped as JSON or HTML do.
+pub(crate) fn is_beyond(bytes: &[u8], at: usize) -> bool {
+    let rest = bytes.get(at..).unwrap_or_default();
+    let backslashes = rest.iter().take_while(|byte| **byte == b'\\').count();
+    let escaped = match rest.get(backslashes..).unwrap_or_default() {
+        [b'u', digits @ ..] if (1..=BACKSLASHES_MAX).contains(&backslashes) => Some(hexadecimal(digits, 4)),
+        [b'&', ..] if backslashes == 0 => numeric(rest),
+        _ => None,
+    };
+    matches!(escaped, Some(Digits::Value(128.., _)))
 }
 
 enum Digits {

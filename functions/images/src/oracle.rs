@@ -17,7 +17,7 @@ use shared::rollout::bucket;
 
 use crate::{
     media::Media,
-    rewrite::{Counts, Rewriter, URL_MAX, finder},
+    rewrite::{Counts, EXTENSIONS, NESTED_MAX, Rewriter, URL_MAX, finder},
     rules::{Caller, Context, Fate, Rules},
     sign,
     unlawful::{Image, Unlawful},
@@ -95,12 +95,37 @@ fn character(body: &[u8], at: usize, depth: usize) -> Option<(char, usize)> {
             }
         }
         return match reference_name(&text[1..]) {
-            Some("amp") => Some(('&', 5)),
-            Some(_) => None,
+            Some(name) => Some((named(name)?, name.len() + 2)),
             None => Some(('&', 1)),
         };
     }
     first.is_ascii().then_some((first.into(), 1))
+}
+
+fn named(name: &str) -> Option<char> {
+    Some(match name {
+        "amp" => '&',
+        "period" => '.',
+        "colon" => ':',
+        "commat" => '@',
+        "sol" => '/',
+        "quest" => '?',
+        "num" => '#',
+        _ => return None,
+    })
+}
+
+/// The code of the character that JSON or HTML have escaped there.
+fn escaped_code(text: &str) -> Option<u32> {
+    let bare = text.trim_start_matches('\\');
+    if (1..=3).contains(&(text.len() - bare.len())) {
+        let digits = bare.strip_prefix('u')?.get(..4)?;
+        return digits.chars().all(|digit| digit.is_ascii_hexdigit()).then(|| u32::from_str_radix(digits, 16).unwrap());
+    }
+    let (digits, _) = text.strip_prefix("&#")?.split_once(';')?;
+    let (digits, radix) = digits.strip_prefix(['x', 'X']).map_or((digits, 10), |digits| (digits, 16));
+    let fits = (1..=6).contains(&digits.len()) && digits.chars().all(|digit| digit.is_digit(radix));
+    fits.then(|| u32::from_str_radix(digits, radix).unwrap())
 }
 
 /// The name of a character reference, behind its `&`.
@@ -176,15 +201,14 @@ fn character_before(body: &[u8], at: usize, depth: usize) -> Option<(Option<char
             digits.chars().all(|digit| digit.is_digit(radix)).then(|| u32::from_str_radix(digits, radix).unwrap())
         };
         let reference = |start| text.strip_prefix(start).and_then(|rest: &str| rest.strip_suffix(';'));
-        let named =
+        let name =
             text.strip_prefix('&').filter(|rest| rest.find(';') == Some(rest.len() - 1)).and_then(reference_name);
         let percent = ["", "%", "%25", "%"][depth];
         let escaped = match text {
             r"\n" | r"\r" | r"\t" => Some('\n'.into()),
-            _ if named.is_some() => Some(match named {
-                Some("amp") => '&'.into(),
+            _ if name.is_some() => Some(match name {
                 Some("quot" | "apos") => '"'.into(),
-                _ => 255,
+                _ => name.and_then(named).map_or(255, u32::from),
             }),
             _ => code(text.strip_prefix(r"\u"), 16, 4..=4)
                 .or_else(|| code(reference("&#x").or(reference("&#X")), 16, 1..=6))
@@ -216,10 +240,20 @@ fn may_begin(body: &[u8], at: usize, depth: usize, media: Media) -> bool {
     before <= ' ' || before == '\x7f' || "\"'`(<>,[{|;".contains(before)
 }
 
+/// Whether a URL that begins at `at` is a value in another URL's query, or in a form.
+fn is_value(body: &[u8], at: usize, depth: usize, media: Media) -> bool {
+    let Some((Some('='), equals)) = character_before(body, at, 0) else { return false };
+    let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_:.[]%".contains(byte);
+    let name = body[..equals].iter().rev().take(64).take_while(|byte| is_name(byte)).count();
+    let is_parameter = matches!(character_before(body, equals - name, 0), Some((Some('?' | '&'), _)));
+    depth == 0 && (media == Media::Form || (name > 0 && is_parameter))
+}
+
 fn authority(body: &[u8], mut url: Url) -> Option<Url> {
     let depth = depth(&url.slash);
     let is_host = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._".contains(byte) || !byte.is_ascii();
     let mut end = url.host.start + body[url.host.start..].iter().take_while(|byte| is_host(byte)).count();
+    let host_end = end;
     url.host.end = if body[..end].ends_with(b".") && end > url.host.start { end - 1 } else { end };
     if url.host.is_empty() || url.host.len() > 253 {
         return None;
@@ -236,7 +270,10 @@ fn authority(body: &[u8], mut url: Url) -> Option<Url> {
         }
     }
     url.end = end;
+    let text: String = body[end..].iter().take(16).map(|byte| char::from(*byte)).collect();
+    let is_beyond = depth == 0 && end == host_end && escaped_code(&text).is_some_and(|code| code >= 128);
     let complete = match character(body, end, depth) {
+        None if is_beyond => false,
         None => depth == 0 || !starts_with(body, end, if depth == 2 { "%25" } else { "%" }),
         Some(('/' | '?' | '#', _)) => {
             url.replaced_end = end;
@@ -268,14 +305,21 @@ struct Rest {
     path: String,
     query: Option<String>,
     ampersand: String,
-    /// Whether it may go on with a letter beyond ASCII.
+    /// Whether it may go on.
     goes_on: bool,
+    /// Where reading has ended, and whether that was at the URL's end.
+    stop: usize,
+    is_whole: bool,
+    /// Where its first question mark stands.
+    question: Option<usize>,
     /// Every character of the query with its place and length.
     characters: Vec<(char, usize, usize)>,
 }
 
-fn rest(body: &[u8], url: &Url, media: Media) -> Option<Rest> {
+fn rest(body: &[u8], url: &Url, media: Media) -> Rest {
     let depth = depth(&url.slash);
+    let is_value = is_value(body, url.start, depth, media);
+    let mut is_whole = true;
     // Every character with its place, as far as the URL may go.
     let mut text: Vec<(char, usize, usize)> = Vec::new();
     let mut at = url.end;
@@ -288,6 +332,7 @@ fn rest(body: &[u8], url: &Url, media: Media) -> Option<Rest> {
         if !(char.is_ascii_alphanumeric() || "-._~:/?#@!$&()*+,;=%".contains(char))
             || (text.is_empty() && !"/?#".contains(char))
             || (char == ')' && opened == closed)
+            || (char == '&' && is_value)
             || another
         {
             break;
@@ -295,10 +340,12 @@ fn rest(body: &[u8], url: &Url, media: Media) -> Option<Rest> {
         text.push((char, at, length));
         at += length;
         if at - url.end > URL_MAX {
-            return None;
+            is_whole = false;
+            break;
         }
     }
     let default = match url.slash.as_str() {
+        _ if is_value => "%26".into(),
         slash if slash.contains("u002") => slash.replace("u002F", "u0026").replace("u002f", "u0026"),
         slash if slash.starts_with('&') => "&amp;".into(),
         _ if media == Media::Xml && depth == 0 && !body[..url.start].ends_with(b"<![CDATA[") => "&amp;".into(),
@@ -325,49 +372,48 @@ fn rest(body: &[u8], url: &Url, media: Media) -> Option<Rest> {
     let (path, query) =
         shown.split_once('?').map_or((shown.as_str(), None), |(path, query)| (path, Some(query.into())));
     let is_bare = text.is_empty() || cut < text.len() || fragment.is_some();
-    let goes_on = !is_bare && (query.is_some() || !is_file(path)) && is_letter(body, at, depth);
+    let goes_on = !is_bare && (query.is_some() || !is_file(path)) && goes_on(body, at, depth);
     let path = path.to_owned();
-    let characters = text[path.chars().count()..shown_count].to_vec();
+    // Of what is too long, the beginning.
+    let first = text.iter().find(|(char, ..)| "?#".contains(*char));
+    let question = first.filter(|(char, ..)| *char == '?').map(|(_, at, _)| *at);
+    let path = match question {
+        Some(_) if !is_whole => text.iter().map(|(char, ..)| *char).take_while(|char| !"?#".contains(*char)).collect(),
+        _ => path,
+    };
+    let characters = if is_whole { text[path.chars().count()..shown_count].to_vec() } else { Vec::new() };
     let ampersand = ampersand.unwrap_or(default);
-    Some(Rest { end: end_of(cut), insert, path, query, ampersand, goes_on, characters })
+    Rest { end: end_of(cut), stop: at, insert, path, query, ampersand, goes_on, characters, is_whole, question }
 }
 
 fn is_file(path: &str) -> bool {
-    let name = path.rsplit('/').next().unwrap();
-    name.rsplit_once('.').is_some_and(|(_, extension)| {
-        (2..=5).contains(&extension.len())
-            && extension.starts_with(|char: char| char.is_ascii_alphabetic())
-            && extension.chars().all(|char| char.is_ascii_alphanumeric())
-    })
+    let lower = path.to_ascii_lowercase();
+    EXTENSIONS.iter().any(|extension| lower.ends_with(&format!(".{extension}")))
 }
 
-/// Whether a letter beyond ASCII stands there.
-fn is_letter(body: &[u8], at: usize, depth: usize) -> bool {
+/// Whether a path may go on there, unescaped.
+fn goes_on(body: &[u8], at: usize, depth: usize) -> bool {
+    if let Some((char, length)) = character(body, at, depth)
+        && "[^|{'".contains(char)
+    {
+        let next = character(body, at + length, depth);
+        return next.is_some_and(|(char, _)| char.is_ascii_alphanumeric() || "-_~".contains(char));
+    }
+    let is_mark = |char: char| "。，、；：！？）】》〉」』”’…".contains(char);
     let rest = &body[at..];
     let text: String = rest.iter().take(16).map(|byte| char::from(*byte)).collect();
     if depth > 0 {
         let digits = text.strip_prefix(["", "%", "%25", "%"][depth]).and_then(|text| text.get(..2));
         return digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()).is_some_and(|byte| byte >= 128);
     }
-    let bare = text.trim_start_matches('\\');
-    let escaped = (1..=3).contains(&(text.len() - bare.len())).then(|| bare.strip_prefix('u')?.get(..4)).flatten();
-    let code = match (escaped, text.strip_prefix("&#").and_then(|text| text.split_once(';'))) {
-        (Some(digits), _) => u32::from_str_radix(digits, 16).ok(),
-        (_, Some((digits, _))) if digits.len() > 7 => None,
-        (_, Some((digits, _))) => match digits.strip_prefix(['x', 'X']) {
-            Some(digits) => u32::from_str_radix(digits, 16).ok(),
-            None => digits.parse().ok(),
-        },
-        _ => None,
-    };
-    if let Some(code) = code {
-        return code >= 128 && char::from_u32(code).is_none_or(char::is_alphanumeric);
+    if let Some(code) = escaped_code(&text) {
+        return code >= 128 && char::from_u32(code).is_none_or(|char| !is_mark(char));
     }
     if rest.first().is_none_or(u8::is_ascii) {
         return false;
     }
     match rest.utf8_chunks().next() {
-        Some(chunk) if !chunk.valid().is_empty() => chunk.valid().starts_with(char::is_alphanumeric),
+        Some(chunk) if !chunk.valid().is_empty() => !chunk.valid().starts_with(is_mark),
         _ => true,
     }
 }
@@ -423,6 +469,8 @@ impl Oracle<'_> {
         // Place, how much of the body goes, and what comes instead.
         let mut edits: Vec<(usize, usize, Vec<u8>)> = Vec::new();
         let mut at = 0;
+        // The furthest end of URLs so far, and how many of them end there or before and begin in one another.
+        let mut read = (0, 0);
         let whole = body;
         while at < whole.len() {
             let is_dropped =
@@ -434,7 +482,7 @@ impl Oracle<'_> {
                 at += 1;
                 continue;
             };
-            at = self.edit(body, &url, &mut edits).unwrap_or(at + 1);
+            at = self.edit(body, &url, &mut edits, &mut read).unwrap_or(at + 1);
         }
         let mut out = Vec::new();
         let mut done = 0;
@@ -452,34 +500,53 @@ impl Oracle<'_> {
     }
 
     /// Edits the URL, and tells where to go on; `None` leaves it as it is.
-    fn edit(&self, body: &[u8], url: &Url, edits: &mut Vec<(usize, usize, Vec<u8>)>) -> Option<usize> {
+    fn edit(
+        &self,
+        body: &[u8],
+        url: &Url,
+        edits: &mut Vec<(usize, usize, Vec<u8>)>,
+        read: &mut (usize, usize),
+    ) -> Option<usize> {
         let host = String::from_utf8_lossy(&body[url.host.clone()]).to_ascii_lowercase();
-        let rest = rest(body, url, self.media);
         let claims = claims(&host);
+        let fates = self.rules.fates(self.caller);
+        let place = claims.iter().copied().find(|place| fates[*place] != Fate::Out);
+        let rule = place.map(|place| &self.rules.rules[place]);
+        let by_url = place.is_some_and(|place| matches!(fates[place], Fate::ByUrl(_)));
+        let signed = rule.is_some_and(|rule| rule.sign.is_some());
+        let hosts: Vec<&str> = std::iter::once(host.as_str())
+            .chain(claims.iter().map(|place| self.rules.rules[*place].to_host()))
+            .collect();
+        let on: Vec<String> = self.unlawful.iter().flat_map(|report| report.keys(self.rules).hosts).collect();
+        let has_reports = hosts.iter().any(|host| on.iter().any(|on| on == host));
+        if !has_reports && !by_url && !signed {
+            self.replace(rule?, url, edits);
+            return Some(url.end);
+        }
+        let is_free = url.start >= read.0;
+        let rest = (is_free || read.1 < NESTED_MAX).then(|| rest(body, url, self.media));
         if let Some(rest) = &rest {
-            let query = rest.query.as_deref().map(|query| format!("?{query}")).unwrap_or_default();
-            let hosts =
-                std::iter::once(host.as_str()).chain(claims.iter().map(|place| self.rules.rules[*place].to_host()));
+            *read = (read.0.max(rest.stop), if is_free { 1 } else { read.1 + 1 });
+            let query = rest.query.as_deref().filter(|_| rest.is_whole).map(|query| format!("?{query}"));
+            // Of what is too long the path counts, if it is there.
+            let end = if rest.is_whole { Some(rest.end) } else { rest.question };
             for host in hosts {
                 let address = |query: &str| Image::parse(&format!("https://{host}{}{query}", rest.path));
-                let shown = [address(&query), address("")];
+                let shown = [address(&query.clone().unwrap_or_default()), address("")];
                 let is_unlawful = shown.into_iter().flatten().any(|image| {
                     let keys = image.keys(self.rules);
                     self.unlawful.iter().any(|report| report.keys(self.rules).images.contains(&keys.images[0]))
                 });
-                if is_unlawful {
+                if let Some(end) = end.filter(|_| is_unlawful) {
                     let placeholder = written(&self.rules.placeholder, url, "&");
-                    edits.push((url.start, rest.end, placeholder.into()));
-                    return Some(rest.end);
+                    edits.push((url.start, end, placeholder.into()));
+                    return Some(end);
                 }
             }
         }
-        let fates = self.rules.fates(self.caller);
-        let place = claims.into_iter().find(|place| fates[*place] != Fate::Out)?;
-        let rule = &self.rules.rules[place];
-        let by_url = matches!(fates[place], Fate::ByUrl(_));
-        let Some(rest) = rest else {
-            if by_url || rule.sign.is_some() {
+        let (rule, place) = (rule?, place?);
+        let Some(rest) = rest.filter(|rest| rest.is_whole) else {
+            if by_url || signed {
                 return None;
             }
             self.replace(rule, url, edits);
@@ -720,6 +787,11 @@ fn piece() -> impl Strategy<Value = Vec<u8>> {
             "img10.360buyimg.com&amp;x@evil.example",
             "img10.360buyimg.com&rdquo;x@evil.example",
             "img10.360buyimg.com@evil.example",
+            "img10.360buyimg.com\\u0441.evil.example",
+            "img10.360buyimg.com&#1089;.evil.example",
+            "img10.360buyimg.com&period;evil.example",
+            "img10.360buyimg.com&commat;evil.example",
+            "img10.360buyimg.com&colon;80",
             "img10.360buyimg.com:x@evil.example",
             "img10.360buyimg.com,x@evil.example",
             "u@img10.360buyimg.com",
@@ -799,6 +871,14 @@ fn piece() -> impl Strategy<Value = Vec<u8>> {
             "%2F%E5%A4%B4.jpg",
             "/a&rdquo;",
             "/a.jpg。",
+            "/x（1）.png",
+            "/x[1].png",
+            "/o'neil.png",
+            "%2Fx%5B1%5D.png",
+            "/2024.jan报",
+            "/?u=https://s.example.org/s.png&w=1",
+            "/x&sol;y&quest;z=1",
+            "/a.jpg&num;f",
             "/a.jpg看",
             "/?n=看",
             "/?a=1&bc;d",
@@ -896,7 +976,9 @@ fn long_piece() -> impl Strategy<Value = Vec<u8>> {
         (host(), repeat("path/", 4_080..4_110)).prop_map(|(host, path)| format!("https://{host}/{path}\"")),
         (host(), repeat("%2Fpath", 4_080..4_110)).prop_map(|(host, path)| format!("https%3A%2F%2F{host}{path}&")),
         (host(), repeat("a=1&amp;", 4_080..4_110)).prop_map(|(host, query)| format!("https://{host}/?{query}<")),
+        repeat("a=1", 4_080..4_110).prop_map(|query| format!("https://img10.360buyimg.com/a.jpg?{query}<")),
         repeat("https://s.example.org/?u=", 1_000..4_200),
+        repeat("https://img10.360buyimg.com/a/", 1_000..4_200),
         repeat("https%3A%2F%2Fs.example.org%2Fa%28)b", 100..4_200)
             .prop_map(|u| format!("https://s.example.org/?u={u}")),
         // What begins a URL, or an escape, and goes on.
@@ -1134,6 +1216,47 @@ fn each_of_these_becomes_what_it_must_at_any_cut() {
         (None, Media::Other, "https%3A%2F%2Fs.example.org%2F%E5%A4%B4.jpg", ""),
         (None, Media::Other, "https://s.example.org/a.jpg?n=头", ""),
         (None, Media::Other, "https://img10.360buyimg.com/头像.jpg", "https://new.example.com/头像.jpg"),
+        (None, Media::Other, "https://s.example.org/x（1）.png", ""),
+        (None, Media::Other, "https://s.example.org/2024.jan报告.png", ""),
+        (None, Media::Other, r"https://s.example.org/x\u2014\u0031.png", ""),
+        (None, Media::Other, "https://s.example.org/photo[1].jpg", ""),
+        (None, Media::Other, r"https:\/\/s.example.org\/photo\u005b1].jpg", ""),
+        (None, Media::Other, "https%3A%2F%2Fs.example.org%2Fphoto%5B1%5D.jpg", ""),
+        (None, Media::Other, "https://s.example.org/o'neil.png", ""),
+        (None, Media::Other, "'https://s.example.org/s.png'>", &format!("'{signed}'>")),
+        (
+            None,
+            Media::Other,
+            "https://s.example.org/view，看",
+            &format!("https://signed.example.com/view?{}，看", hmac("/view")),
+        ),
+        // A value in another URL's query, or in a form, ends at the outer one's sign.
+        (
+            None,
+            Media::Other,
+            "https://b.example/?u=https://s.example.org/s.png&w=100",
+            &format!("https://b.example/?u={}&w=100", signed.replace('&', "%26")),
+        ),
+        (
+            None,
+            Media::Other,
+            "\"https://b.example/?w=1&amp;u=https://s.example.org/s.png\"",
+            &format!("\"https://b.example/?w=1&amp;u={}\"", signed.replace('&', "%26")),
+        ),
+        (None, Media::Form, "u=https://s.example.org/s.png&v=1", &format!("u={}&v=1", signed.replace('&', "%26"))),
+        (
+            None,
+            Media::Other,
+            "<a href=https://s.example.org/s.png?w=1>",
+            &format!("<a href={}>", signed.replace('?', "?w=1&")),
+        ),
+        // A host that goes on, escaped.
+        (None, Media::Other, r"https://img10.360buyimg.com\u0441.evil.example/a", ""),
+        (None, Media::Other, r"https:\/\/img10.360buyimg.com\u3002evil.example\/a", ""),
+        (None, Media::Other, "https://img10.360buyimg.com&#1089;.evil.example/a", ""),
+        (None, Media::Other, "https://img10.360buyimg.com&period;evil.example/a", ""),
+        (None, Media::Other, "https://img10.360buyimg.com&commat;evil.example/a", ""),
+        (None, Media::Other, "https://img10.360buyimg.com&rdquo;", "https://new.example.com&rdquo;"),
         // A dot and an empty port before a path.
         (Some(Context::Avatar), Media::Other, "//a.many.example./x", "//below.example.com:8443/x"),
         (Some(Context::Avatar), Media::Other, "https://a.many.example:/x", "https://below.example.com:8443/x"),

@@ -11,7 +11,8 @@ use shared::rollout::{Percent, bucket};
 
 use crate::{
     escaping::{
-        Ampersand, REFERENCE_MAX, Style, Token, colon_before, is_letter, is_url, percent_sign, slash_before, token,
+        Ampersand, REFERENCE_MAX, Style, Token, colon_before, goes_on, is_beyond, is_url, percent_sign, slash_before,
+        token,
     },
     finder::Finder,
     lanes::{append, equal, host_run, host_run_back, is_host, path_run, spread},
@@ -36,6 +37,9 @@ const NAME_MAX: usize = 64;
 /// How far a bare host is followed to see whether it is the user's name before an `@`. One that goes on for longer is
 /// taken for such a name.
 const USER_MAX: usize = 256;
+
+/// Of URLs that stand in one another so many are read to their end: each of them is as long as all within it.
+pub(crate) const NESTED_MAX: usize = 8;
 
 /// What was done to a body.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -84,7 +88,32 @@ pub(crate) struct Rewriter {
     counts: Counts,
     /// The hosts seen last.
     hosts: Vec<Host>,
+    read: Read,
     scratch: Scratch,
+}
+
+/// How far a body's URLs were read.
+#[derive(Default)]
+struct Read {
+    /// Where the piece that is edited begins in the body.
+    base: u64,
+    /// The furthest end, in the body.
+    until: u64,
+    /// How many URLs that were read end there or before and begin in one another.
+    nested: usize,
+}
+
+impl Read {
+    /// Whether the URL at a place of the piece is to be read: not if too many stand around it.
+    fn may_read(&self, at: usize) -> bool {
+        self.base + at as u64 >= self.until || self.nested < NESTED_MAX
+    }
+
+    /// It was, to this end.
+    fn note(&mut self, at: usize, end: usize) {
+        self.nested = if self.base + at as u64 >= self.until { 1 } else { self.nested + 1 };
+        self.until = self.until.max(self.base + end as u64);
+    }
 }
 
 /// How many hosts of a body are remembered: far more than most have.
@@ -179,6 +208,18 @@ struct Rest {
     insert: usize,
     query: Option<usize>,
     ampersand: Ampersand,
+    /// Whether it was read to its end.
+    is_whole: bool,
+}
+
+/// Of a URL, what the reading of its rest needs to know.
+#[derive(Clone, Copy)]
+struct Unread {
+    authority: Authority,
+    depth: usize,
+    ampersand: Ampersand,
+    /// Whether `&` ends it.
+    is_value: bool,
 }
 
 /// What a URL becomes.
@@ -267,6 +308,7 @@ impl Rewriter {
             dropped: 0,
             counts,
             hosts: Vec::new(),
+            read: Read::default(),
             scratch: Scratch::default(),
         }
     }
@@ -304,6 +346,7 @@ impl Rewriter {
             joined.extend_from_slice(&piece);
             joined.into()
         };
+        self.read.base = self.counts.bytes - input.len() as u64;
         let (copied, inserts) = (std::mem::take(&mut self.dropped), std::mem::take(&mut self.inserts));
         let mut edit = Edit { input: &input, out: Vec::new(), copied, inserts };
         let hold = self.edit(&mut edit, last);
@@ -462,6 +505,15 @@ impl Rewriter {
         }
     }
 
+    /// Whether a URL is the value of a parameter, as it is, in another URL's query or in a form: there `&` ends it.
+    fn is_value(&self, input: &[u8], head: &Head) -> bool {
+        let before = Before { context: &self.context, input, at: head.start };
+        match before.character(0, 0) {
+            Some((b'=', size)) if head.style.depth() == 0 => self.media == Media::Form || before.is_parameter(size),
+            _ => false,
+        }
+    }
+
     /// How `&` is written in a URL that shows no way of its own.
     fn ampersand(&self, input: &[u8], head: &Head) -> Ampersand {
         let is_xml = self.media == Media::Xml && matches!(head.style, Style::Plain | Style::Backslash(_));
@@ -506,24 +558,36 @@ impl Rewriter {
         last: bool,
         place: usize,
     ) -> Result<Verdict, More> {
-        let ampersand = self.ampersand(input, head);
-        let Self { rules, unlawful, hosts, scratch, now_s, .. } = self;
+        let may_read = self.read.may_read(head.start);
+        let plain = if may_read { plain_path(input, authority, head.style) } else { None };
+        let is_signed = self.hosts.get(place).is_some_and(|host| host.signed);
+        let is_value = (plain.is_none() || is_signed) && self.is_value(input, head);
+        let ampersand = if is_value { Ampersand::Percent } else { self.ampersand(input, head) };
+        let Self { rules, unlawful, hosts, scratch, now_s, read, .. } = self;
         let Scratch { path, query, key } = scratch;
         let Some(Host { name: host, rule, signed, reported, .. }) = hosts.get(place) else { return Ok(Verdict::Leave) };
         let (signed, by_url) = (*signed, rule.is_some_and(|(_, fate)| fate != Fate::In));
-        let plain = plain_path(input, authority, head.style);
+        let style = head.style;
         let found = match plain {
-            Some(end) => Some(Rest { end, stop: end, insert: end, query: None, ampersand }),
-            None => rest(input, authority, head.style.depth(), ampersand, last, path, query)?,
+            Some(end) => Some(Rest { end, stop: end, insert: end, query: None, ampersand, is_whole: true }),
+            None if may_read => {
+                let unread = Unread { authority, depth: style.depth(), ampersand, is_value };
+                Some(rest(input, unread, last, path, query)?)
+            }
+            None => None,
         };
+        if let Some(rest) = &found {
+            read.note(head.start, rest.stop);
+        }
         let (path, query): (&[u8], &[u8]) = match plain {
             Some(end) => (input.get(authority.end..end).unwrap_or_default(), &[]),
             None => (path, query),
         };
-        let Some(rest) = found else {
-            // Too long to be looked at: without what it needs to work, it had better stay.
-            return Ok(match rule {
-                Some((rule, _)) if !by_url && !signed => Verdict::Rewrite { rule: *rule, inserts: Vec::new() },
+        let Some(rest) = found.filter(|rest| rest.is_whole) else {
+            // Too long to be looked at: without what it needs to work, it had better stay. A query does not hide an image.
+            return Ok(match (found.and_then(|rest| rest.query), rule) {
+                (Some(end), _) if unlawful.holds(reported, path, b"", key) => Verdict::Remove { end },
+                (_, Some((rule, _))) if !by_url && !signed => Verdict::Rewrite { rule: *rule, inserts: Vec::new() },
                 _ => Verdict::Leave,
             });
         };
@@ -551,7 +615,7 @@ impl Rewriter {
         if signed && inner.is_some() {
             return Ok(Verdict::Leave);
         }
-        if signed && may_go_on(input, &rest, path, head.style.depth(), last)? {
+        if signed && may_go_on(input, &rest, path, style.depth(), last)? {
             return Ok(Verdict::Leave);
         }
         let mut inserts = Vec::new();
@@ -725,6 +789,13 @@ impl Before<'_> {
         }
     }
 
+    /// Whether the `=` of so many bytes before follows the name of a query's parameter.
+    fn is_parameter(&self, equals: usize) -> bool {
+        let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-_:.[]%".contains(&byte);
+        let length = (1..=NAME_MAX).take_while(|place| self.byte(equals + place).is_some_and(is_name)).count();
+        length > 0 && matches!(self.character(equals + length, 0), Some((b'?' | b'&', _)))
+    }
+
     /// Whether the `=` of so many bytes before follows the name of an HTML attribute, or of a form's field.
     fn is_attribute(&self, equals: usize, depth: usize, media: Media) -> bool {
         let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b':' | b'.');
@@ -808,7 +879,7 @@ fn authority(input: &[u8], head: &Head, last: bool) -> Result<Option<Authority>,
     }
     let ends = match behind {
         Token::More => return Err(More),
-        Token::End => !is_more_host(input, end, depth),
+        Token::End => !is_more_host(input, end, depth, end == head.host + length),
         Token::Char(b'/' | b'?' | b'#', _) => {
             replaced_end = end;
             true
@@ -823,9 +894,12 @@ fn authority(input: &[u8], head: &Head, last: bool) -> Result<Option<Authority>,
     Ok(Some(Authority { host_end, replaced_end, end }))
 }
 
-/// Whether what is no URL's character is one of a host all the same: an escaped one beyond ASCII.
-fn is_more_host(input: &[u8], at: usize, depth: usize) -> bool {
-    depth > 0 && input.get(at..).is_some_and(|rest| rest.starts_with(percent_sign(depth)))
+/// Whether what is no URL's character is one of a host all the same: an escaped one beyond ASCII. Behind a port it is not.
+fn is_more_host(input: &[u8], at: usize, depth: usize, is_behind_host: bool) -> bool {
+    match depth {
+        0 => is_behind_host && is_beyond(input, at),
+        _ => input.get(at..).is_some_and(|rest| rest.starts_with(percent_sign(depth))),
+    }
 }
 
 /// Whether the host is the beginning of a user's name: an `@` comes before anything that a name cannot hold.
@@ -857,27 +931,20 @@ fn plain_path(input: &[u8], authority: Authority, style: Style) -> Option<usize>
     (ends && !is_mark).then_some(authority.end + length)
 }
 
-/// What follows a URL's authority, with its path and query unescaped; `None` if that is too long.
-fn rest(
-    input: &[u8],
-    authority: Authority,
-    depth: usize,
-    ampersand: Ampersand,
-    last: bool,
-    path: &mut Vec<u8>,
-    query: &mut Vec<u8>,
-) -> Result<Option<Rest>, More> {
+/// What follows a URL's authority, with its path and query unescaped; of what is too long, the beginning.
+fn rest(input: &[u8], of: Unread, last: bool, path: &mut Vec<u8>, query: &mut Vec<u8>) -> Result<Rest, More> {
+    let Unread { authority, depth, ampersand, is_value } = of;
     path.clear();
     query.clear();
     let from = authority.end;
     let bare = authority.replaced_end;
-    let mut found = Rest { end: bare, stop: from, insert: bare, query: None, ampersand };
+    let mut found = Rest { end: bare, stop: from, insert: bare, query: None, ampersand, is_whole: true };
     let (mut fragment, mut parentheses) = (false, 0_u32);
     let (mut path_length, mut query_length) = (0, 0);
     let mut at = from;
     loop {
         if at - from > URL_MAX {
-            return Ok(None);
+            return Ok(Rest { stop: at, is_whole: false, ..found });
         }
         let (byte, size) = match token(input, at, depth, last) {
             Token::More => return Err(More),
@@ -891,6 +958,7 @@ fn rest(
             b'(' => parentheses += 1,
             b')' if parentheses == 0 => break,
             b')' => parentheses -= 1,
+            b'&' if is_value => break,
             b',' | b';' if size == 1 && begins_another(input, at + 1, last)? => break,
             _ => {}
         }
@@ -925,7 +993,7 @@ fn rest(
     found.stop = at;
     path.truncate(path_length);
     query.truncate(query_length);
-    Ok(Some(found))
+    Ok(found)
 }
 
 /// Whether a URL may go on where it seems to end, as `/头像.jpg` does, so that its path cannot be signed. Behind a file's
@@ -935,16 +1003,19 @@ fn may_go_on(input: &[u8], rest: &Rest, path: &[u8], depth: usize, last: bool) -
     if rest.stop != rest.end || rest.insert != rest.end || (path.is_empty() && rest.query.is_none()) {
         return Ok(false);
     }
-    Ok((rest.query.is_some() || !is_file(path)) && is_letter(input, rest.stop, depth, last).ok_or(More)?)
+    Ok((rest.query.is_some() || !is_file(path)) && goes_on(input, rest.stop, depth, last).ok_or(More)?)
 }
+
+/// The extensions of images, and of what else is kept beside them.
+pub(crate) const EXTENSIONS: [&str; 20] = [
+    "jpg", "jpeg", "jfif", "png", "apng", "gif", "webp", "bmp", "svg", "ico", "tif", "tiff", "heic", "heif", "avif",
+    "pdf", "mp3", "amr", "m4a", "mp4",
+];
 
 /// Whether a path ends with a file's extension, such as `.jpg`.
 fn is_file(path: &[u8]) -> bool {
-    let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
-    let extension = name.iter().rposition(|byte| *byte == b'.').and_then(|dot| name.get(dot + 1..)).unwrap_or_default();
-    (2..=5).contains(&extension.len())
-        && extension.first().is_some_and(u8::is_ascii_alphabetic)
-        && extension.iter().all(u8::is_ascii_alphanumeric)
+    let extension = path.iter().rposition(|byte| *byte == b'.').and_then(|dot| path.get(dot + 1..)).unwrap_or_default();
+    EXTENSIONS.iter().any(|known| extension.eq_ignore_ascii_case(known.as_bytes()))
 }
 
 /// Whether a URL stands at `at`, behind a comma: then the comma is between the two.

@@ -547,6 +547,7 @@ async fn a_fetched_answer_is_rewritten_and_only_configured_origins_are_reached()
     assert_eq!((&headers["content-type"], &headers["x-own"]), (&"text/html".parse()?, &"1".parse()?));
     assert_eq!(headers["location"], "https://img.hospital.example/l");
     assert_eq!(headers["link"], "<//img.hospital.example/k>");
+    assert_eq!(headers["vary"], "x-app-version");
     for dropped in ["content-length", "etag", "keep-alive", "host", "proxy-authorization", "http2-settings"] {
         assert!(!headers.contains_key(dropped), "{dropped}");
     }

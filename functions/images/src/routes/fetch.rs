@@ -12,7 +12,7 @@ use axum::{
 use bytes::Bytes;
 use shared::{
     auth::Role,
-    http::{ANSWER_TIMEOUT, CONNECT_TIMEOUT, send},
+    http::{ANSWER_TIMEOUT, APP_VERSION, CONNECT_TIMEOUT, send},
     problem::{Kind, Problem},
     query::Query,
 };
@@ -84,6 +84,8 @@ pub(super) async fn fetch(request: Request) -> Result<Response, Problem> {
         return Err(Problem::new(Kind::BadGateway, format!("the origin `{name}` sent a `content-encoding`")));
     }
     clean(&mut answer.headers);
+    // Whoever keeps an answer keeps one of each: old apps' differ.
+    answer.headers.append(header::VARY, HeaderValue::from(APP_VERSION));
     rewrite_addresses(&mut answer.headers, &standing, &caller);
     let mut response = Response::new(Body::new(Rewritten::new(Body::new(body), &answer.headers, standing, &caller)));
     *response.status_mut() = answer.status;
