@@ -1223,6 +1223,12 @@ fn each_of_these_becomes_what_it_must_at_any_cut() {
         (None, Media::Other, r"https:\/\/s.example.org\/photo\u005b1].jpg", ""),
         (None, Media::Other, "https%3A%2F%2Fs.example.org%2Fphoto%5B1%5D.jpg", ""),
         (None, Media::Other, "https://s.example.org/o'neil.png", ""),
+        (
+            None,
+            Media::Other,
+            r"https://s.example.org/s.png?u=|\\\u003A//b.example/a",
+            &format!("{}{}", signed.replace('?', "?u=&"), r"|\\\u003A//b.example/a"),
+        ),
         (None, Media::Other, "'https://s.example.org/s.png'>", &format!("'{signed}'>")),
         (
             None,

@@ -93,7 +93,7 @@ pub(crate) struct Rewriter {
 }
 
 /// How far a body's URLs were read.
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct Read {
     /// Where the piece that is edited begins in the body.
     base: u64,
@@ -543,7 +543,11 @@ impl Rewriter {
         let seen = input.get(head.host..authority.host_end).unwrap_or_default();
         let place = self.known(seen);
         match self.hosts.get(place).map(Host::settled) {
-            Some(None) => self.judge_by_path(input, head, authority, last, place),
+            Some(None) => {
+                let before = self.read;
+                // What is not decided yet is read again.
+                self.judge_by_path(input, head, authority, last, place).inspect_err(|More| self.read = before)
+            }
             Some(Some(verdict)) => Ok(verdict),
             None => Ok(Verdict::Leave),
         }
