@@ -353,6 +353,22 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn maxwell_without_the_row_before_is_rejected_with_the_remedy() {
+        let (before, _) = MAXWELL.split_once(",\"old\":").unwrap();
+        let (absent, null) = (format!("{before}}}"), format!("{before},\"old\":null}}"));
+        for without in [&absent, &null] {
+            let rejected = one("", without);
+            assert_eq!(name(&rejected), "rejected");
+            assert!(why(&rejected).contains("binlog_row_image=FULL"), "{}", why(&rejected));
+            assert!(rejected.order_id.is_some() && rejected.event_id.is_some());
+            assert_eq!(name(&one("", &without.replace("\"order\"", "\"patient\""))), "ignored");
+        }
+        assert_ne!(one("", &absent).event_id, one("", &absent.replace("940786", "940787")).event_id);
+        let unreadable = one("", &absent.replace("\"ts\"", "\"old\":7,\"ts\""));
+        assert_eq!(why(&unreadable), "/old must be an object");
+    }
+
+    #[test]
     fn what_an_order_lacks_is_named() {
         for (from, to, says) in [
             ("\"patient_id\":98", "\"patient_id\":null", "the order has none"),
