@@ -369,6 +369,48 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_statement_that_canal_has_no_rows_of_is_rejected_with_the_remedy() {
+        let statement = r#"{"data":null,"database":"clinic","es":1481361166000,"gtid":"","id":9,"isDdl":false,
+            "mysqlType":null,"old":null,"pkNames":null,"sql":"UPDATE `order` SET status = '已取消'","sqlType":null,
+            "table":"order","ts":1481361166798,"type":"UPDATE"}"#;
+        for statement in [statement, &statement.replace("\"data\":null,", "")] {
+            let rejected = one("", statement);
+            assert_eq!(name(&rejected), "rejected");
+            assert!(why(&rejected).contains("binlog_format=ROW and binlog_row_image=FULL"), "{}", why(&rejected));
+        }
+        assert_eq!(name(&one("", &statement.replace("\"order\"", "\"patient\""))), "ignored");
+        assert_eq!(name(&one(r#"{"database": "hospital"}"#, statement)), "ignored");
+        let id = |statement: &str| one("", statement).event_id.unwrap();
+        assert_eq!(id(statement), id(&statement.replace("\"id\":9", "\"id\":10").replace("166798", "999999")));
+        assert_ne!(id(statement), id(&statement.replace("已取消", "退款中")));
+        assert_ne!(id(statement), id(&statement.replace("1481361166000", "1481361167000")));
+    }
+
+    #[test]
+    fn canal_without_the_row_before_is_rejected_with_the_remedy() {
+        let minimal = r#"{"data":[{"status":"待服务"}],"database":"clinic","es":1481361166000,"isDdl":false,
+            "old":[{}],"table":"order","type":"UPDATE"}"#;
+        for without in [minimal, &minimal.replace("[{}]", "null"), &minimal.replace("[{}]", "[]")] {
+            assert!(why(&one("", without)).contains("binlog_row_image=FULL"), "{without}");
+        }
+        assert_eq!(name(&one("", &minimal.replace("\"order\"", "\"patient\""))), "ignored");
+        // A whole row, of which nothing changed.
+        let whole = minimal.replace("{\"status\"", "{\"id\":\"98001\",\"status\"");
+        assert_eq!(why(&one("", &whole)), "the status did not change");
+    }
+
+    #[test]
+    fn what_a_canal_event_lacks_is_named_together() {
+        let unreadable = one("", r#"{"type":"UPDATE","isDdl":false,"data":{},"old":7}"#);
+        assert_eq!(
+            why(&unreadable),
+            "/table must be a string; /data must be an array of rows; /old must be an array of rows"
+        );
+        let unreadable = one("", r#"{"type":"UPDATE","isDdl":false,"data":[],"old":"x"}"#);
+        assert_eq!(why(&unreadable), "/table must be a string; /old must be an array of rows; /data has no row");
+    }
+
+    #[test]
     fn what_an_order_lacks_is_named() {
         for (from, to, says) in [
             ("\"patient_id\":98", "\"patient_id\":null", "the order has none"),

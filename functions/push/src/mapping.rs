@@ -118,7 +118,7 @@ impl OrderMapping {
         if matches!(row.before, Before::Unknown) {
             return RowReading::Rejected(
                 "the feed does not tell the row before the update: set REPLICA IDENTITY FULL on Postgres, \
-                 binlog_row_image=FULL on MySQL"
+                 binlog_format=ROW and binlog_row_image=FULL on MySQL"
                     .into(),
             );
         }
