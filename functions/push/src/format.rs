@@ -428,6 +428,26 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_channel_that_is_no_text_is_an_unknown_one_in_every_feed() {
+        for sample in [MAXWELL, MAXWELL_AT, CANAL, MYSQL, MYSQL_BARE, POSTGRES] {
+            let with = |channel: &str| one("", &sample.replace("\"wechat\"", channel));
+            for (channel, quoted) in
+                [("2", "2"), ("0", "0"), ("true", "true"), ("\"2\"", "2"), ("{\"a\": 1}", "{\"a\":1}")]
+            {
+                let rejected = with(channel);
+                assert_eq!(name(&rejected), "rejected", "{channel}");
+                let says = format!("the channel `{quoted}` is neither `wechat` nor `mini_program`");
+                assert_eq!(why(&rejected), says);
+            }
+            for none in ["null", "\" \""] {
+                assert_eq!(name(&with(none)), "nurse_accepted", "{none}");
+            }
+        }
+        let long = one("", &MAXWELL.replace("\"wechat\"", &format!("[{}1]", "1,".repeat(1000))));
+        assert!(why(&long).len() < 100, "{}", why(&long));
+    }
+
+    #[test]
     fn nobody_is_nobody_in_every_form() {
         for nobody in ["0", "\"\"", "\"0\"", "null"] {
             for sample in [MAXWELL, PLAIN] {

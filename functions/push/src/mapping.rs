@@ -9,6 +9,7 @@ use shared::{
     clock,
     id::Id,
     json::{self, Object, Value},
+    message::Channel,
     problem::{Fault, escaped},
 };
 use time::{PrimitiveDateTime, macros::format_description, macros::offset};
@@ -155,7 +156,7 @@ impl OrderMapping {
             address: address(row, &columns.nurse_alias, ALIAS_MAX, &mut faults),
             mini_program_address: None,
         };
-        let channel = text(row, &columns.channel).map(|name| patient_channel(name).ok_or_else(|| shortened(name)));
+        let channel = columns.channel.as_deref().and_then(|column| channel(row.now(column)?));
         match (order_id, from, to) {
             (Some(order_id), Some(from), Some(to)) if faults.is_empty() => RowReading::Change(Box::new(OrderChange {
                 event_id: row.event_id.clone(),
@@ -226,6 +227,16 @@ fn shortened(name: &str) -> String {
 fn text<'v>(row: &RowUpdate<'v>, column: &Option<String>) -> Option<&'v str> {
     let text = row.now(column.as_deref()?)?.as_str()?.trim();
     (!text.is_empty()).then_some(text)
+}
+
+/// The channel that a row chooses, or the name that is none. What is no text is a name as its JSON has it: Canal writes
+/// every value as a string.
+fn channel(value: &Value<'_>) -> Option<Result<Channel, String>> {
+    let name = match value {
+        Value::String(name) => Cow::Borrowed(name.trim()),
+        other => Cow::Owned(serde_json::to_string(other).unwrap_or_default()),
+    };
+    (!name.is_empty()).then(|| patient_channel(&name).ok_or_else(|| shortened(&name)))
 }
 
 fn id(row: &RowUpdate<'_>, column: &Option<String>, faults: &mut Vec<String>) -> Option<Id> {
