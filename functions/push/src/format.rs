@@ -428,6 +428,19 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn what_a_debezium_event_lacks_is_named_together() {
+        let lacks = |text: &str| why(&one("", text));
+        assert_eq!(lacks(r#"{"op":"u","before":{}}"#), "/source must be an object; /after must be an object");
+        assert_eq!(
+            lacks(r#"{"payload":{"op":"u","source":{}}}"#),
+            "/payload/source/table must be a string; /payload/after must be an object"
+        );
+        assert_eq!(lacks(r#"{"op":"c","after":{}}"#), "/source must be an object");
+        // What only looks like a boundary of a transaction.
+        assert_eq!(name(&one("", r#"{"status":"BEGIN","id":"571"}"#)), "unreadable");
+    }
+
+    #[test]
     fn a_channel_that_is_no_text_is_an_unknown_one_in_every_feed() {
         for sample in [MAXWELL, MAXWELL_AT, CANAL, MYSQL, MYSQL_BARE, POSTGRES] {
             let with = |channel: &str| one("", &sample.replace("\"wechat\"", channel));
