@@ -291,6 +291,12 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_feed_without_a_time_has_the_rows_own() {
+        let untimed = POSTGRES.replace("\"ts_ms\":", "\"ts\":");
+        assert_eq!(message("", &untimed)["occurred_at"], "2016-12-11T01:12:46.000+08:00", "as if it were UTC");
+    }
+
+    #[test]
     fn a_replayed_event_has_the_same_id_and_another_event_another() {
         let id = |text: &str| one("", text).event_id.unwrap();
         let altered = |text: &str, from: &str, to: &str| {

@@ -270,7 +270,7 @@ fn address(row: &RowUpdate<'_>, column: &Option<String>, max: usize, faults: &mu
     (!matches!(address.as_str(), "" | "0")).then_some(address)
 }
 
-/// A column's time: RFC 3339, `2016-12-10 17:12:46` in Asia/Shanghai, Unix seconds or milliseconds.
+/// A column's time: RFC 3339, `2016-12-10 17:12:46` in Asia/Shanghai, Unix seconds, milliseconds or microseconds.
 fn instant(value: &Value<'_>) -> Option<i64> {
     let Value::String(text) = value else {
         return crate::feed::instant_ms(Some(value));
