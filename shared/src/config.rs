@@ -26,11 +26,15 @@ pub fn misconfigured(faults: Vec<Fault>) -> Problem {
 }
 
 /// What is wrong with a value of the variable `redis_url`. Whatever stands behind host and port makes it no outbound
-/// grant, and one such grant makes the runtime refuse every outbound call of the component, to the gateway too.
+/// grant, and one such grant makes the runtime refuse every outbound call of the component, to the gateway too. So does
+/// `rediss` without a port: the runtime knows that of `redis` alone.
 pub fn redis_url_fault(value: &str) -> Option<Fault> {
+    let with_port = || value.parse::<http::Uri>().is_ok_and(|uri| uri.port().is_some());
+    let granted = is_origin_of(value, &["redis"]) || (is_origin_of(value, &["rediss"]) && with_port());
     // The value itself may hold a password.
-    let detail = "must be redis://host or redis://host:port (or rediss), without a database such as /0 and credentials";
-    (!is_origin_of(value, &["redis", "rediss"])).then(|| Fault::at("/variables/redis_url", detail))
+    let detail = "must be redis://host, redis://host:port or rediss://host:port (its port is needed), without a \
+                  database such as /0 and credentials";
+    (!granted).then(|| Fault::at("/variables/redis_url", detail))
 }
 
 /// What is made once per instance, on first use.
@@ -69,9 +73,13 @@ mod tests {
 
     #[test]
     fn a_redis_url_is_an_origin_and_nothing_else() {
-        for good in
-            ["redis://127.0.0.1:6379", "redis://localhost", "rediss://redis.example.org:6380", "redis://[::1]:6379"]
-        {
+        for good in [
+            "redis://127.0.0.1:6379",
+            "redis://localhost",
+            "redis://[::1]:6379",
+            "rediss://redis.example.org:6380",
+            "rediss://[::1]:6380",
+        ] {
             assert!(redis_url_fault(good).is_none(), "{good}");
         }
         for bad in [
@@ -84,6 +92,10 @@ mod tests {
             "redis://user:secret@127.0.0.1",
             "redis://127.0.0.1:6379?protocol=3",
             "redis://127.0.0.1:port",
+            "rediss://redis.example.org",
+            "rediss://redis.example.org:",
+            "rediss://[::1]",
+            "rediss://redis.example.org:6380/0",
             "redis://",
             " redis://127.0.0.1:6379",
         ] {

@@ -38,6 +38,9 @@ pub enum Value<'a> {
 pub struct Object<'a>(Vec<(Cow<'a, str>, Value<'a>)>);
 
 impl<'a> Object<'a> {
+    /// The object without fields.
+    pub const EMPTY: &'static Object<'static> = &Object(Vec::new());
+
     /// The value under `key`.
     pub fn get(&self, key: &str) -> Option<&Value<'a>> {
         self.0.iter().find_map(|(name, value)| (name == key).then_some(value))

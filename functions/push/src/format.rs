@@ -291,6 +291,12 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_feed_without_a_time_has_the_rows_own() {
+        let untimed = POSTGRES.replace("\"ts_ms\":", "\"ts\":");
+        assert_eq!(message("", &untimed)["occurred_at"], "2016-12-11T01:12:46.000+08:00", "as if it were UTC");
+    }
+
+    #[test]
     fn a_replayed_event_has_the_same_id_and_another_event_another() {
         let id = |text: &str| one("", text).event_id.unwrap();
         let altered = |text: &str, from: &str, to: &str| {
@@ -353,6 +359,64 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn maxwell_without_the_row_before_is_rejected_with_the_remedy() {
+        let (before, _) = MAXWELL.split_once(",\"old\":").unwrap();
+        let (absent, null) = (format!("{before}}}"), format!("{before},\"old\":null}}"));
+        for without in [&absent, &null] {
+            let rejected = one("", without);
+            assert_eq!(name(&rejected), "rejected");
+            assert!(why(&rejected).contains("binlog_row_image=FULL"), "{}", why(&rejected));
+            assert!(rejected.order_id.is_some() && rejected.event_id.is_some());
+            assert_eq!(name(&one("", &without.replace("\"order\"", "\"patient\""))), "ignored");
+        }
+        assert_ne!(one("", &absent).event_id, one("", &absent.replace("940786", "940787")).event_id);
+        let unreadable = one("", &absent.replace("\"ts\"", "\"old\":7,\"ts\""));
+        assert_eq!(why(&unreadable), "/old must be an object");
+    }
+
+    #[test]
+    fn a_statement_that_canal_has_no_rows_of_is_rejected_with_the_remedy() {
+        let statement = r#"{"data":null,"database":"clinic","es":1481361166000,"gtid":"","id":9,"isDdl":false,
+            "mysqlType":null,"old":null,"pkNames":null,"sql":"UPDATE `order` SET status = '已取消'","sqlType":null,
+            "table":"order","ts":1481361166798,"type":"UPDATE"}"#;
+        for statement in [statement, &statement.replace("\"data\":null,", "")] {
+            let rejected = one("", statement);
+            assert_eq!(name(&rejected), "rejected");
+            assert!(why(&rejected).contains("binlog_format=ROW and binlog_row_image=FULL"), "{}", why(&rejected));
+        }
+        assert_eq!(name(&one("", &statement.replace("\"order\"", "\"patient\""))), "ignored");
+        assert_eq!(name(&one(r#"{"database": "hospital"}"#, statement)), "ignored");
+        let id = |statement: &str| one("", statement).event_id.unwrap();
+        assert_eq!(id(statement), id(&statement.replace("\"id\":9", "\"id\":10").replace("166798", "999999")));
+        assert_ne!(id(statement), id(&statement.replace("已取消", "退款中")));
+        assert_ne!(id(statement), id(&statement.replace("1481361166000", "1481361167000")));
+    }
+
+    #[test]
+    fn canal_without_the_row_before_is_rejected_with_the_remedy() {
+        let minimal = r#"{"data":[{"status":"待服务"}],"database":"clinic","es":1481361166000,"isDdl":false,
+            "old":[{}],"table":"order","type":"UPDATE"}"#;
+        for without in [minimal, &minimal.replace("[{}]", "null"), &minimal.replace("[{}]", "[]")] {
+            assert!(why(&one("", without)).contains("binlog_row_image=FULL"), "{without}");
+        }
+        assert_eq!(name(&one("", &minimal.replace("\"order\"", "\"patient\""))), "ignored");
+        // A whole row, of which nothing changed.
+        let whole = minimal.replace("{\"status\"", "{\"id\":\"98001\",\"status\"");
+        assert_eq!(why(&one("", &whole)), "the status did not change");
+    }
+
+    #[test]
+    fn what_a_canal_event_lacks_is_named_together() {
+        let unreadable = one("", r#"{"type":"UPDATE","isDdl":false,"data":{},"old":7}"#);
+        assert_eq!(
+            why(&unreadable),
+            "/table must be a string; /data must be an array of rows; /old must be an array of rows"
+        );
+        let unreadable = one("", r#"{"type":"UPDATE","isDdl":false,"data":[],"old":"x"}"#);
+        assert_eq!(why(&unreadable), "/table must be a string; /old must be an array of rows; /data has no row");
+    }
+
+    #[test]
     fn what_an_order_lacks_is_named() {
         for (from, to, says) in [
             ("\"patient_id\":98", "\"patient_id\":null", "the order has none"),
@@ -367,6 +431,39 @@ pub(crate) mod tests {
             assert_eq!(name(&rejected), "rejected", "{from}");
             assert!(why(&rejected).contains(says), "{}", why(&rejected));
         }
+    }
+
+    #[test]
+    fn what_a_debezium_event_lacks_is_named_together() {
+        let lacks = |text: &str| why(&one("", text));
+        assert_eq!(lacks(r#"{"op":"u","before":{}}"#), "/source must be an object; /after must be an object");
+        assert_eq!(
+            lacks(r#"{"payload":{"op":"u","source":{}}}"#),
+            "/payload/source/table must be a string; /payload/after must be an object"
+        );
+        assert_eq!(lacks(r#"{"op":"c","after":{}}"#), "/source must be an object");
+        // What only looks like a boundary of a transaction.
+        assert_eq!(name(&one("", r#"{"status":"BEGIN","id":"571"}"#)), "unreadable");
+    }
+
+    #[test]
+    fn a_channel_that_is_no_text_is_an_unknown_one_in_every_feed() {
+        for sample in [MAXWELL, MAXWELL_AT, CANAL, MYSQL, MYSQL_BARE, POSTGRES] {
+            let with = |channel: &str| one("", &sample.replace("\"wechat\"", channel));
+            for (channel, quoted) in
+                [("2", "2"), ("0", "0"), ("true", "true"), ("\"2\"", "2"), ("{\"a\": 1}", "{\"a\":1}")]
+            {
+                let rejected = with(channel);
+                assert_eq!(name(&rejected), "rejected", "{channel}");
+                let says = format!("the channel `{quoted}` is neither `wechat` nor `mini_program`");
+                assert_eq!(why(&rejected), says);
+            }
+            for none in ["null", "\" \""] {
+                assert_eq!(name(&with(none)), "nurse_accepted", "{none}");
+            }
+        }
+        let long = one("", &MAXWELL.replace("\"wechat\"", &format!("[{}1]", "1,".repeat(1000))));
+        assert!(why(&long).len() < 100, "{}", why(&long));
     }
 
     #[test]

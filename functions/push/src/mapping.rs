@@ -9,6 +9,7 @@ use shared::{
     clock,
     id::Id,
     json::{self, Object, Value},
+    message::Channel,
     problem::{Fault, escaped},
 };
 use time::{PrimitiveDateTime, macros::format_description, macros::offset};
@@ -118,7 +119,7 @@ impl OrderMapping {
         if matches!(row.before, Before::Unknown) {
             return RowReading::Rejected(
                 "the feed does not tell the row before the update: set REPLICA IDENTITY FULL on Postgres, \
-                 binlog_row_image=FULL on MySQL"
+                 binlog_format=ROW and binlog_row_image=FULL on MySQL"
                     .into(),
             );
         }
@@ -155,7 +156,7 @@ impl OrderMapping {
             address: address(row, &columns.nurse_alias, ALIAS_MAX, &mut faults),
             mini_program_address: None,
         };
-        let channel = text(row, &columns.channel).map(|name| patient_channel(name).ok_or_else(|| shortened(name)));
+        let channel = columns.channel.as_deref().and_then(|column| channel(row.now(column)?));
         match (order_id, from, to) {
             (Some(order_id), Some(from), Some(to)) if faults.is_empty() => RowReading::Change(Box::new(OrderChange {
                 event_id: row.event_id.clone(),
@@ -228,6 +229,16 @@ fn text<'v>(row: &RowUpdate<'v>, column: &Option<String>) -> Option<&'v str> {
     (!text.is_empty()).then_some(text)
 }
 
+/// The channel that a row chooses, or the name that is none. What is no text is a name as its JSON has it: Canal writes
+/// every value as a string.
+fn channel(value: &Value<'_>) -> Option<Result<Channel, String>> {
+    let name = match value {
+        Value::String(name) => Cow::Borrowed(name.trim()),
+        other => Cow::Owned(serde_json::to_string(other).unwrap_or_default()),
+    };
+    (!name.is_empty()).then(|| patient_channel(&name).ok_or_else(|| shortened(&name)))
+}
+
 fn id(row: &RowUpdate<'_>, column: &Option<String>, faults: &mut Vec<String>) -> Option<Id> {
     let column = column.as_deref()?;
     let who = person(row.now(column)?);
@@ -259,7 +270,7 @@ fn address(row: &RowUpdate<'_>, column: &Option<String>, max: usize, faults: &mu
     (!matches!(address.as_str(), "" | "0")).then_some(address)
 }
 
-/// A column's time: RFC 3339, `2016-12-10 17:12:46` in Asia/Shanghai, Unix seconds or milliseconds.
+/// A column's time: RFC 3339, `2016-12-10 17:12:46` in Asia/Shanghai, Unix seconds, milliseconds or microseconds.
 fn instant(value: &Value<'_>) -> Option<i64> {
     let Value::String(text) = value else {
         return crate::feed::instant_ms(Some(value));

@@ -125,9 +125,13 @@ pub(crate) fn given_variables() -> Result<Variables> {
     Ok(given)
 }
 
-/// Refuses what the application would: with any other URL no component may call anybody, the gateway included.
+/// Refuses what the application would: with any other URL no component may call anybody, the gateway included. Refuses
+/// `rediss`, too: `dev` asks Redis itself, and has no TLS.
 pub(crate) fn check_redis_url(url: &str) -> Result<()> {
-    let rest = url.strip_prefix("redis://").or_else(|| url.strip_prefix("rediss://"));
+    if url.starts_with("rediss://") {
+        bail!("REDIS_URL must be redis://…: `make up` has no TLS; rediss://host:port is for deployments");
+    }
+    let rest = url.strip_prefix("redis://");
     if rest.is_none_or(|rest| rest.is_empty() || rest.contains(['/', '?', '#', '@'])) {
         // Not quoted: it may hold a password.
         bail!(
@@ -219,12 +223,20 @@ mod tests {
 
     #[test]
     fn a_redis_url_is_refused_for_whatever_stands_behind_host_and_port() {
-        for good in ["redis://127.0.0.1:6379", "redis://localhost", "rediss://redis.example.org:6380"] {
+        for good in ["redis://127.0.0.1:6379", "redis://localhost"] {
             check_redis_url(good).unwrap();
         }
         for bad in ["", "redis://", "127.0.0.1:6379", "redis://127.0.0.1:6379/0", "redis://:secret@127.0.0.1"] {
             let error = check_redis_url(bad).unwrap_err().to_string();
             assert!(error.contains("/0") && !error.contains("secret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_redis_url_with_tls_is_refused_for_it() {
+        for url in ["rediss://redis.example.org:6380", "rediss://redis.example.org", "rediss://:secret@127.0.0.1"] {
+            let error = check_redis_url(url).unwrap_err().to_string();
+            assert!(error.contains("no TLS") && !error.contains("secret"), "{error}");
         }
     }
 

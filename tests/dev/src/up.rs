@@ -17,6 +17,9 @@ use crate::{messages, setup, welcome};
 /// A Redis that the system starts once it is installed needs a moment.
 const SERVICE_PATIENCE: Duration = Duration::from_secs(2);
 
+/// Streams are drained by `XAUTOCLAIM` and by ranges without their first entry, which Redis 6.2 was the first to have.
+const REDIS_SINCE: (u32, u32) = (6, 2);
+
 const REDIS_POLL_EVERY: Duration = Duration::from_millis(200);
 
 /// What was started here, and so ends here.
@@ -157,8 +160,29 @@ fn start_gateway(settings: &settings::Up, variables: &Variables) -> Result<Gatew
         .context("the dev gateway does not start; its secret is GATEWAY_SECRET")
 }
 
-/// Sees to it that a Redis answers: the one that is there, or one of our own.
+/// Sees to it that a Redis answers that is new enough: the one that is there, or one of our own.
 async fn ensure_redis(application: &Application, ours: &mut Option<Redis>) -> Result<()> {
+    find_or_start_redis(application, ours).await?;
+    let url = application.redis_url();
+    // What does not tell, as some that others operate, is tried.
+    let Ok(version) = redis::version(url).await else { return Ok(()) };
+    if !is_new_enough(&version) {
+        let (major, minor) = REDIS_SINCE;
+        bail!(
+            "the Redis at REDIS_URL={url} is {version}, and streams need {major}.{minor} or newer: install a newer one, \
+             or name another"
+        );
+    }
+    Ok(())
+}
+
+/// Whether a Redis of this version has the commands that streams are drained by.
+fn is_new_enough(version: &str) -> bool {
+    let mut parts = version.split('.').map(|part| part.parse().ok());
+    matches!((parts.next(), parts.next()), (Some(Some(major)), Some(Some(minor))) if (major, minor) >= REDIS_SINCE)
+}
+
+async fn find_or_start_redis(application: &Application, ours: &mut Option<Redis>) -> Result<()> {
     let url = application.redis_url();
     if redis::answers(url).await {
         // Another one has taken the place of ours, which is not to be watched any more.
@@ -248,6 +272,16 @@ async fn start_again(application: &Application, runtime: &mut Runtime, redis: &m
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_redis_that_cannot_drain_streams_is_told_by_its_version() {
+        for new in ["6.2.0", "6.2", "7.0.15", "8.0.0", "10.1.2", "6.10.1"] {
+            assert!(is_new_enough(new), "{new}");
+        }
+        for old in ["6.0.16", "5.0.7", "2.8.4", "6", ""] {
+            assert!(!is_new_enough(old), "{old}");
+        }
+    }
 
     #[tokio::test]
     async fn our_redis_is_watched_until_another_takes_its_place() {

@@ -275,6 +275,14 @@ pub async fn keyspace_events(url: &str) -> Result<String> {
     settings.get(SETTING).cloned().with_context(|| format!("{url} does not tell its {SETTING}"))
 }
 
+/// The version of the Redis at this URL, such as `7.0.15`; an error if it does not say.
+pub async fn version(url: &str) -> Result<String> {
+    let mut connection = connect(url).await?;
+    let about: String = redis::cmd("INFO").arg("server").query_async(&mut connection).await?;
+    let version = about.lines().find_map(|line| line.strip_prefix("redis_version:"));
+    version.map(|version| version.trim().to_owned()).with_context(|| format!("{url} does not tell its version"))
+}
+
 /// Waits until somebody has subscribed to the channel of the Redis at this URL.
 pub async fn wait_for_subscriber(url: &str, channel: &str, timeout: Duration) -> Result<()> {
     let mut connection = connect(url).await?;
@@ -351,6 +359,16 @@ mod tests {
 
         let silent = Redis::builder().setting("notify-keyspace-events", "").start().await.unwrap();
         assert_eq!(keyspace_events(&silent.url()).await.unwrap(), "");
+    }
+
+    #[tokio::test]
+    async fn it_tells_its_version() {
+        let redis = Redis::start().await.unwrap();
+        let version = version(&redis.url()).await.unwrap();
+        assert!(
+            version.split('.').count() >= 3 && version.starts_with(|first: char| first.is_ascii_digit()),
+            "{version}"
+        );
     }
 
     #[tokio::test]

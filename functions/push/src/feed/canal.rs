@@ -1,6 +1,6 @@
 //! Canal's flat messages: <https://github.com/alibaba/canal/wiki> (`FlatMessage`).
 //!
-//! `data` and `old` are arrays, a row each; values are strings whatever the column's type; `es` is when the database
+//! `data` and `old` are arrays, a row each, or `null` of a statement (`binlog_format=STATEMENT` or `MIXED`); values are strings whatever the column's type; `es` is when the database
 //! did it, `ts` when Canal read it (so no part of the identity, like `id`, a batch's number).
 
 use shared::{
@@ -25,40 +25,50 @@ pub(super) fn read<'v>(event: &'v Object<'v>, id_column: &str) -> Vec<Reading<'v
     }
     let mut faults = Vec::new();
     let table = text(event, "table", &mut faults);
-    let Some(rows) = event.get("data").and_then(Value::as_array) else {
-        faults.push(Fault::at("/data", "must be an array of rows"));
-        return vec![Reading::Unreadable(faults)];
+    let mut rows = |key: &str| {
+        let rows = event.present(key).map(Value::as_array);
+        if rows == Some(None) {
+            faults.push(Fault::at(format!("/{key}"), "must be an array of rows"));
+        }
+        rows.flatten()
     };
-    let old = event.present("old").map(|old| {
-        old.as_array().unwrap_or_else(|| {
-            faults.push(Fault::at("/old", "must be an array of rows"));
-            &[]
-        })
-    });
-    if rows.is_empty() {
+    let (data, old) = (rows("data"), rows("old"));
+    if data.is_some_and(<[_]>::is_empty) {
         faults.push(Fault::at("/data", "has no row"));
     }
     if !faults.is_empty() {
         return vec![Reading::Unreadable(faults)];
     }
+    let update = |event_id, after, before| match event_id {
+        Some(event_id) => Reading::Row(RowUpdate {
+            event_id,
+            database: event.text("database"),
+            table,
+            after,
+            before,
+            occurred_at_ms: instant_ms(event.get("es")),
+        }),
+        None => Reading::Unreadable(Vec::new()),
+    };
+    let Some(data) = data else {
+        // The binlog has the statement, and not the rows that it changed.
+        let event_id = Identity::of("canal:").parts(event, &["database", "table", "gtid", "es", "sql"]).id();
+        return vec![update(event_id, Object::EMPTY, Before::Unknown)];
+    };
     let row = |(index, after): (usize, &'v Value<'v>)| {
         let Some(after) = after.as_object() else {
             return Reading::Unreadable(vec![Fault::at(format!("/data/{index}"), "must be an object")]);
         };
         let changed = old.and_then(|old| old.get(index)).and_then(Value::as_object);
-        let identity =
-            Identity::of("canal:").parts(event, &["database", "table", "gtid", "es"]).part(after.get(id_column));
-        match identity.object(changed).object(Some(after)).id() {
-            Some(event_id) => Reading::Row(RowUpdate {
-                event_id,
-                database: event.text("database"),
-                table,
-                after,
-                before: changed.map_or(Before::Unknown, Before::Changed),
-                occurred_at_ms: instant_ms(event.get("es")),
-            }),
-            None => Reading::Unreadable(Vec::new()),
-        }
+        let key = after.get(id_column);
+        let identity = Identity::of("canal:").parts(event, &["database", "table", "gtid", "es"]).part(key);
+        let before = match changed {
+            // With `binlog_row_image=MINIMAL` the row has the changed columns alone, and `old` none of them.
+            Some(changed) if changed == Object::EMPTY && key.is_none() => Before::Unknown,
+            Some(changed) => Before::Changed(changed),
+            None => Before::Unknown,
+        };
+        update(identity.object(changed).object(Some(after)).id(), after, before)
     };
-    rows.iter().enumerate().map(row).collect()
+    data.iter().enumerate().map(row).collect()
 }

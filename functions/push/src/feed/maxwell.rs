@@ -1,9 +1,13 @@
 //! Maxwell's daemon: <https://maxwells-daemon.io/dataformat/>.
 //!
-//! `old` holds the changed columns alone. `position`, `gtid` and `xoffset` are there only where
-//! `output_binlog_position`, `output_gtid_position` and `output_xoffset` are set.
+//! `old` holds the changed columns alone, and is left out where it would be empty, as with `binlog_row_image=MINIMAL`.
+//! `position`, `gtid` and `xoffset` are there only where `output_binlog_position`, `output_gtid_position` and
+//! `output_xoffset` are set.
 
-use shared::{json::Object, problem::Fault};
+use shared::{
+    json::{Object, Value},
+    problem::Fault,
+};
 
 use super::{Identity, instant_ms, text};
 use crate::event::{Before, Reading, RowUpdate};
@@ -28,20 +32,20 @@ pub(super) fn read<'v>(event: &'v Object<'v>, id_column: &str) -> Reading<'v> {
     }
     let mut faults = Vec::new();
     let table = text(event, "table", &mut faults);
-    let mut object = |key: &str| {
-        let object = event.object(key);
-        if object.is_none() {
-            faults.push(Fault::at(format!("/{key}"), "must be an object"));
-        }
-        object
-    };
-    match (object("data"), object("old"), event_id) {
-        (Some(after), Some(old), Some(event_id)) if faults.is_empty() => Reading::Row(RowUpdate {
+    if data.is_none() {
+        faults.push(Fault::at("/data", "must be an object"));
+    }
+    let old = event.present("old").map(Value::as_object);
+    if old == Some(None) {
+        faults.push(Fault::at("/old", "must be an object"));
+    }
+    match (data, event_id) {
+        (Some(after), Some(event_id)) if faults.is_empty() => Reading::Row(RowUpdate {
             event_id,
             database: event.text("database"),
             table,
             after,
-            before: Before::Changed(old),
+            before: old.flatten().map_or(Before::Unknown, Before::Changed),
             occurred_at_ms: instant_ms(event.get("ts")),
         }),
         _ => Reading::Unreadable(faults),

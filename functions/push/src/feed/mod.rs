@@ -9,7 +9,7 @@ mod maxwell;
 pub(crate) mod plain;
 
 use shared::{
-    digest,
+    clock, digest,
     id::Id,
     json::{Object, Value},
     problem::Fault,
@@ -45,14 +45,17 @@ fn unreadable<'v>(pointer: &str, detail: &str) -> Reading<'v> {
     Reading::Unreadable(vec![Fault::at(pointer, detail)])
 }
 
-/// A feed's time, in seconds or in milliseconds, as milliseconds.
+/// A feed's time, in seconds, milliseconds or microseconds, as milliseconds.
 pub(crate) fn instant_ms(value: Option<&Value<'_>>) -> Option<i64> {
     let number = value?.as_integer()?;
-    // 10^11 seconds is the year 5138, 10^11 milliseconds 1973: no feed means either.
+    // 10^11 seconds is the year 5138, 10^11 milliseconds 1973: no feed means either. Nor does one mean
+    // the year 1978, which the latest milliseconds are as microseconds.
     const SECONDS_BELOW: i64 = 100_000_000_000;
+    const MICROSECONDS_ABOVE: i64 = clock::LATEST_MS;
     match number {
         0.. if number < SECONDS_BELOW => Some(number * 1000),
-        SECONDS_BELOW..=shared::clock::LATEST_MS => Some(number),
+        SECONDS_BELOW..=MICROSECONDS_ABOVE => Some(number),
+        0.. if number / 1000 <= clock::LATEST_MS => Some(number / 1000),
         _ => None,
     }
 }
@@ -127,10 +130,16 @@ mod tests {
     }
 
     #[test]
-    fn seconds_and_milliseconds_are_told_apart() {
+    fn seconds_milliseconds_and_microseconds_are_told_apart() {
         let ms = |number: i64| instant_ms(Some(&Value::Integer(number)));
         assert_eq!(ms(1_481_361_166), Some(1_481_361_166_000));
         assert_eq!(ms(1_481_361_166_224), Some(1_481_361_166_224));
+        assert_eq!(ms(1_481_361_166_224_999), Some(1_481_361_166_224));
+        assert_eq!(ms(clock::LATEST_MS), Some(clock::LATEST_MS));
+        assert_eq!(ms(clock::LATEST_MS + 1), Some(clock::LATEST_MS / 1000));
+        assert_eq!(ms(clock::LATEST_MS * 1000), Some(clock::LATEST_MS));
+        assert_eq!(ms((clock::LATEST_MS + 1) * 1000), None);
+        assert_eq!(ms(1_481_361_166_224_999_000), None, "nanoseconds");
         assert_eq!(ms(-1), None);
         assert_eq!(ms(i64::MAX), None);
     }

@@ -70,17 +70,44 @@ struct Call {
     /// When its time for delivering is over, once it has begun to.
     until_ms: Option<i64>,
     /// Of the events that cannot be read, while none was readable.
-    faults: Vec<Fault>,
+    faults: Faults,
     /// Whether an event was.
     readable: bool,
 }
 
-/// With so many unreadable lines at its start, a stream is answered line by line all the same.
+/// The most faults that an answer names. With so many at its start, a stream is answered line by line all the same.
 const FAULTS_MAX: usize = 1000;
+
+/// The faults of a body, of which the first are named and the others counted.
+#[derive(Default)]
+struct Faults {
+    named: Vec<Fault>,
+    more: usize,
+}
+
+impl Faults {
+    fn add(&mut self, faults: &[Fault], place: Place) {
+        let room = FAULTS_MAX - self.named.len();
+        self.named.extend(faults.iter().take(room).map(|fault| place.of(fault)));
+        self.more += faults.len().saturating_sub(room);
+    }
+
+    /// All of them, as an answer lists them.
+    fn listed(mut self) -> Vec<Fault> {
+        if self.named.is_empty() {
+            self.named.push(Fault::at("", "has no event"));
+        }
+        if self.more > 0 {
+            let detail = format!("and {} more: only the first {FAULTS_MAX} faults are named", self.more);
+            self.named.push(Fault::at("", detail));
+        }
+        self.named
+    }
+}
 
 impl Call {
     fn new(config: &'static Config, intake: Option<Intake<'static, Deliveries<'static>>>) -> Self {
-        Self { config, intake, batches: Batches::default(), until_ms: None, faults: Vec::new(), readable: false }
+        Self { config, intake, batches: Batches::default(), until_ms: None, faults: Faults::default(), readable: false }
     }
 
     async fn answer(mut self, headers: &HeaderMap, body: Body) -> Result<Response, Problem> {
@@ -163,9 +190,7 @@ impl Call {
     fn note(&mut self, results: &[Formatted], place: Place) {
         for formatted in results {
             match &formatted.outcome {
-                Outcome::Unreadable(faults) if !self.readable && self.faults.len() < FAULTS_MAX => {
-                    self.faults.extend(faults.iter().map(|fault| place.of(fault)));
-                }
+                Outcome::Unreadable(faults) if !self.readable => self.faults.add(faults, place),
                 Outcome::Unreadable(_) => {}
                 _ => self.readable = true,
             }
@@ -176,10 +201,7 @@ impl Call {
         if self.readable {
             return Ok(());
         }
-        if self.faults.is_empty() {
-            self.faults.push(Fault::at("", "has no event"));
-        }
-        Err(Problem::bad_input("the body has no readable event").with_all(std::mem::take(&mut self.faults)))
+        Err(Problem::bad_input("the body has no readable event").with_all(std::mem::take(&mut self.faults).listed()))
     }
 
     /// Takes lines as they come and answers each by lines of its own.
@@ -187,14 +209,14 @@ impl Call {
     /// The status is held back until the first readable event, so that a body without one is 400.
     async fn stream(mut self, mut lines: Lines) -> Result<Response, Problem> {
         let mut head = Vec::new();
-        while !self.readable && self.faults.len() < FAULTS_MAX {
+        while !self.readable && self.faults.named.len() < FAULTS_MAX {
             match lines.next().await? {
                 Some(batch) => self.take_lines(&batch, &mut head),
                 None => self.require_readable().map(|()| self.readable = true)?,
             }
         }
         self.readable = true;
-        self.faults = Vec::new();
+        self.faults = Faults::default();
         self.commit(b"\n", &mut head).await?;
         let status = self.status();
         let rest = futures::stream::unfold((self, Some(lines), head), async |(mut call, lines, mut out)| {
@@ -271,5 +293,27 @@ fn write<M: Serialize>(answer: &Answer<M>, end: &[u8], out: &mut Vec<u8>) {
     // Writing into memory does not fail, and every key is a string.
     if serde_json::to_writer(&mut *out, answer).is_ok() {
         out.extend_from_slice(end);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_over_the_most_are_counted() {
+        let listed = |events: usize| {
+            let mut faults = Faults::default();
+            for index in 0..events {
+                faults.add(&[Fault::at("/from", "is missing"), Fault::at("/to", "is missing")], Place::Index(index));
+            }
+            faults.listed()
+        };
+        assert_eq!(listed(0)[0].detail, "has no event");
+        let all = listed(500);
+        assert_eq!((all.len(), all[999].pointer.as_str()), (1000, "/499/to"));
+        let first = listed(502);
+        assert_eq!((first.len(), &first[..1000]), (1001, &all[..]));
+        assert_eq!(first[1000], Fault::at("", "and 4 more: only the first 1000 faults are named"));
     }
 }
