@@ -1,7 +1,8 @@
 //! Canal's flat messages: <https://github.com/alibaba/canal/wiki> (`FlatMessage`).
 //!
-//! `data` and `old` are arrays, a row each, or `null` of a statement (`binlog_format=STATEMENT` or `MIXED`); values are strings whatever the column's type; `es` is when the database
-//! did it, `ts` when Canal read it (so no part of the identity, like `id`, a batch's number).
+//! `data` and `old` are arrays, a row each, or `null` of a statement (`binlog_format=STATEMENT` or `MIXED`); values are
+//! strings whatever the column's type; `es` is when the database did it, `ts` when Canal read it (so no part of the
+//! identity, like `id`, a batch's number).
 
 use shared::{
     json::{Object, Value},
