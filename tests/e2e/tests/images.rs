@@ -462,7 +462,7 @@ async fn an_unlawful_image_becomes_the_placeholder_until_it_is_taken_back() -> R
     // Reported anew, its doctor is told anew. By the old rules' address it is known under new ones, too.
     assert_eq!(app.answer("/images/violations", report.to_string()).await?.0, 201);
     app.gateway.wait_for(2, PATIENCE).await?;
-    put(&app, json!({"version": 1, "placeholder": PLACEHOLDER, "rules": [
+    put(&app, json!({"version": 2, "placeholder": PLACEHOLDER, "rules": [
         {"name": "a", "from": ["img10.360buyimg.com"], "to": "another.example", "scheme": "https", "contexts": ["*"]}]}))
     .await?;
     let another = NEW.replace("img.hospital.example", "another.example");
@@ -503,6 +503,7 @@ async fn make_old(app: &mut App) -> Result<()> {
     Connection::open(app.runtime.state_dir().join("sqlite_db.db"))?.execute_batch(
         "UPDATE images_violations SET keys = '00000000000000aa', image = '00000000000000aa';
         UPDATE images_unlawful SET rules_version = 0, generation = generation + 1, keys = x'';
+        CREATE INDEX images_violations_image ON images_violations (image);
         DELETE FROM schema_versions WHERE owner = 'images' AND version > 2;",
     )?;
     app.runtime.restart().await
