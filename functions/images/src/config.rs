@@ -24,7 +24,7 @@ use crate::{
     rules::{Caller, Rules},
     sign::Keys,
     store::{self, Mark},
-    unlawful::{Image, Unlawful},
+    unlawful::{Anew, Image, Unlawful},
 };
 
 /// So old may be what an instance knows of rules and reports.
@@ -207,13 +207,13 @@ async fn stored_rules(db: &Db, mark: &Mark, now_ms: i64) -> Result<Rules, Proble
 /// Those of the database.
 pub(crate) async fn rekey(db: &Db, rules: &Rules) -> Result<(), Problem> {
     let before = rules_before(db).await?;
+    let mut anew = Anew::new(before.as_ref(), rules);
     let mut seq = 0;
     loop {
         let addresses = store::addresses(db, seq, REKEYED).await?;
         let Some(last) = addresses.last() else { break };
         seq = last.seq;
-        let keys =
-            |of: store::Address| Some((of.seq, Image::parse(&of.url)?.keys_anew(of.hosts, before.as_ref(), rules)));
+        let keys = |of: store::Address| Some((of.seq, anew.keys(&Image::parse(&of.url)?, of.hosts)));
         let keys: Vec<_> = addresses.into_iter().filter_map(keys).collect();
         store::rekey(db, &keys).await?;
     }

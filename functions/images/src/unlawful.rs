@@ -5,7 +5,7 @@
 //! path alone: most images are known to be none by one look, whatever hosts theirs may be reported under.
 
 use bytes::Bytes;
-use hashbrown::HashSet;
+use hashbrown::{HashMap, HashSet};
 use xxhash_rust::xxh64::xxh64;
 
 use crate::{
@@ -212,23 +212,10 @@ impl Image {
 
     /// Its keys: under its own host, and under those that rules make of it.
     pub(crate) fn keys(&self, rules: &Rules) -> Keys {
-        self.keys_anew(Vec::new(), None, rules)
+        self.keys_under(hosts_of(&self.host, &[], None, rules))
     }
 
-    /// Its keys when the rules are new: also under the hosts that it had `before`, by the rules that made them.
-    pub(crate) fn keys_anew(&self, known: Vec<String>, before: Option<&Rules>, rules: &Rules) -> Keys {
-        let mut hosts = vec![self.host.clone()];
-        hosts.extend(known);
-        hosts.clone().iter().for_each(|host| rules.addresses(host, &mut hosts));
-        // Reported under a new host, it has what is made now of the old ones that led there.
-        if let Some(before) = before.filter(|before| !before.claims_any(&self.host)) {
-            let leads_here = |rule: &&Rule| hosts.iter().any(|host| host == rule.to_host());
-            let old: Vec<String> = before.rules.iter().filter(leads_here).flat_map(Rule::claimed_hosts).collect();
-            old.iter().for_each(|old| rules.addresses(old, &mut hosts));
-        }
-        let mut seen = HashSet::new();
-        hosts.retain(|host| seen.insert(host.clone()));
-        hosts.truncate(HOSTS_MAX);
+    fn keys_under(&self, hosts: Vec<String>) -> Keys {
         let mut text = Vec::new();
         write_path(self.path.as_bytes(), &mut text);
         write_query(self.query.as_bytes(), &mut text);
@@ -240,6 +227,50 @@ impl Image {
     /// Whether it is the image that this URL shows.
     pub(crate) fn is(&self, url: &str) -> bool {
         Self::parse(url).as_ref() == Some(self)
+    }
+}
+
+/// The hosts under which an image is known that was reported on `host`: that one first, then those that rules make of
+/// it, and of the hosts under which it was `known` by the rules `before`.
+fn hosts_of(host: &str, known: &[String], before: Option<&Rules>, rules: &Rules) -> Vec<String> {
+    let mut hosts = vec![host.to_owned()];
+    rules.addresses(host, &mut hosts);
+    hosts.extend_from_slice(known);
+    known.iter().for_each(|known| rules.addresses(known, &mut hosts));
+    // Reported under a new host, it has what is made now of the old ones that led there.
+    if let Some(before) = before.filter(|before| !before.claims_any(host)) {
+        let leads_here = |rule: &&Rule| hosts.iter().any(|host| host == rule.to_host());
+        let old: Vec<String> = before.rules.iter().filter(leads_here).flat_map(Rule::claimed_hosts).collect();
+        old.iter().for_each(|old| rules.addresses(old, &mut hosts));
+    }
+    let mut seen = HashSet::new();
+    hosts.retain(|host| seen.insert(host.clone()));
+    hosts.truncate(HOSTS_MAX);
+    hosts
+}
+
+/// Makes images' keys anew when the rules are new: most images are on a few hosts.
+pub(crate) struct Anew<'a> {
+    before: Option<&'a Rules>,
+    rules: &'a Rules,
+    /// By the host that was reported, and those that were known.
+    hosts: HashMap<(String, Vec<String>), Vec<String>>,
+}
+
+impl<'a> Anew<'a> {
+    /// `before` are the rules that the keys were made by so far.
+    pub(crate) fn new(before: Option<&'a Rules>, rules: &'a Rules) -> Self {
+        Self { before, rules, hosts: HashMap::new() }
+    }
+
+    /// The keys of an image that was known under these hosts: under all of them, and under those that it has now.
+    pub(crate) fn keys(&mut self, image: &Image, known: Vec<String>) -> Keys {
+        let (before, rules) = (self.before, self.rules);
+        let hosts = self
+            .hosts
+            .entry((image.host.clone(), known))
+            .or_insert_with_key(|(host, known)| hosts_of(host, known, before, rules));
+        image.keys_under(hosts.clone())
     }
 }
 
@@ -334,8 +365,8 @@ mod tests {
         for url in ["https://old.example.com/a.jpg", "https://y.many.example/a.jpg", "https://one.example/a.jpg"] {
             let image = Image::parse(url).unwrap();
             let first = image.keys(&one);
-            let second = image.keys_anew(first.hosts.clone(), Some(&one), &two);
-            let third = image.keys_anew(second.hosts.clone(), Some(&two), &three);
+            let second = Anew::new(Some(&one), &two).keys(&image, first.hosts.clone());
+            let third = Anew::new(Some(&two), &three).keys(&image, second.hosts.clone());
             assert!(first.images.iter().all(|key| second.images.contains(key)), "{url}");
             for to in ["one.example", "two.example", "three.example"] {
                 assert!(third.hosts.iter().any(|host| host == to), "{url}: {:?}", third.hosts);
@@ -343,7 +374,8 @@ mod tests {
             assert_eq!((third.images.len(), third.images[0]), (third.hosts.len(), first.images[0]));
         }
         let elsewhere = Image::parse("https://b.example/a.jpg").unwrap();
-        assert_eq!(elsewhere.keys_anew(vec!["b.example".into()], Some(&one), &two), elsewhere.keys(&two));
+        let known = vec!["b.example".into()];
+        assert_eq!(Anew::new(Some(&one), &two).keys(&elsewhere, known), elsewhere.keys(&two));
     }
 
     #[test]
