@@ -193,7 +193,7 @@ impl<'a, C: Courier> Delivery<'a, C> {
         // One that is far slower than the others counts for little.
         let took_ms: i64 = ended.iter().map(|post| post.ended_at_ms - post.began_at_ms).sum();
         let mean_ms = took_ms / i64::try_from(ended.len()).unwrap_or(1).max(1);
-        self.post_ms = Some((3 * self.post_ms.unwrap_or_default() + mean_ms) / 4);
+        self.post_ms = Some(self.post_ms.map_or(mean_ms, |post_ms| (3 * post_ms + mean_ms) / 4));
         for Ended { row, answer, began_at_ms, ended_at_ms } in ended {
             let given_up = ended_at_ms - row.tried_since_ms >= courier.given_up_after_ms();
             let verdict = verdict(&row.id, row.attempts, given_up, &answer, ended_at_ms);
