@@ -6,7 +6,7 @@ use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
 
 use super::{
     Answer, Attempted, Courier, Outbox, Tally, Whose,
-    backoff::{Verdict, verdict},
+    backoff::{GIVEN_UP_ATTEMPTS, Verdict, verdict},
     store::{self, LeaseRequest, Leased, Outcome},
 };
 use crate::{clock, db::DbError};
@@ -195,7 +195,8 @@ impl<'a, C: Courier> Delivery<'a, C> {
         let mean_ms = took_ms / i64::try_from(ended.len()).unwrap_or(1).max(1);
         self.post_ms = Some(self.post_ms.map_or(mean_ms, |post_ms| (3 * post_ms + mean_ms) / 4));
         for Ended { row, answer, began_at_ms, ended_at_ms } in ended {
-            let given_up = ended_at_ms - row.tried_since_ms >= courier.given_up_after_ms();
+            let given_up =
+                row.attempts >= GIVEN_UP_ATTEMPTS && ended_at_ms - row.tried_since_ms >= courier.given_up_after_ms();
             let verdict = verdict(&row.id, row.attempts, given_up, &answer, ended_at_ms);
             let reason = reason(&answer);
             let (state, said, due_at_ms, tally) = match verdict {

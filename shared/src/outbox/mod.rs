@@ -90,7 +90,7 @@ pub trait Courier: Send + Sync {
     fn queue(&self) -> &str {
         MESSAGES
     }
-    /// After how long a row that nobody took is given up, in ms.
+    /// After how long a row that nobody took is given up, in ms, if it was tried often enough.
     fn given_up_after_ms(&self) -> i64 {
         backoff::GIVEN_UP_AFTER_MS
     }

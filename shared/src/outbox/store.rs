@@ -17,7 +17,7 @@ const TABLES: Migration = Migration {
         // `seq` is the order of arrival, which decides between changes of the same instant. The id is the
         // message's: a replay meets the row that is there, also when its body is long gone.
         // `due_at_ms` is when somebody may take the row: of a `pending` one the next attempt, of a `sending` one
-        // the end of its lease. `tried_since_ms` starts the 24 hours after which it is given up.
+        // the end of its lease. `tried_since_ms` starts the 24 hours after which it may be given up.
         // `attempt_log` has a JSON line for each attempt: appended in the statement that settles it, none is lost.
         "CREATE TABLE outbox (
             seq INTEGER PRIMARY KEY,

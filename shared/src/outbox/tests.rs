@@ -144,6 +144,25 @@ async fn deliver(outbox: &Outbox<'_, World>) -> Tally {
     outbox.deliver(Whose::Any, usize::MAX, FOREVER).await.unwrap()
 }
 
+/// Takes what is due at the start as somebody else would, and returns how many rows that is.
+async fn lease(db: &Db, token: &str) -> usize {
+    let request = LeaseRequest {
+        whose: Whose::Any,
+        queue: MESSAGES,
+        token,
+        now_ms: START,
+        until_ms: START + LEASE_MS,
+        rows: 10,
+        new_alone: false,
+    };
+    store::lease(db, &request).await.unwrap().len()
+}
+
+fn failure(message: &Message, due_at_ms: i64) -> Outcome {
+    let (id, order_id) = (message.id.clone(), message.order_id.as_str().to_owned());
+    Outcome { id, order_id, state: "pending", due_at_ms, line: String::new() }
+}
+
 #[tokio::test]
 async fn a_message_goes_out_once_however_often_it_is_enqueued() {
     let (db, world) = (database().await, World::new());
@@ -218,30 +237,14 @@ async fn a_row_is_sent_by_one_delivery_at_a_time_and_by_the_next_when_its_lease_
     let outbox = outbox(&db, &world);
     let message = message(1, "a", 0);
     outbox.enqueue(std::slice::from_ref(&message)).await.unwrap();
-    let request = LeaseRequest {
-        whose: Whose::Any,
-        queue: MESSAGES,
-        token: "dies",
-        now_ms: START,
-        until_ms: START + LEASE_MS,
-        rows: 10,
-        new_alone: false,
-    };
-    assert_eq!(store::lease(&db, &request).await.unwrap().len(), 1);
+    assert_eq!(lease(&db, "dies").await, 1);
     assert_eq!(deliver(&outbox).await, Tally::default());
     world.pass(LEASE_MS - 1);
     assert_eq!(deliver(&outbox).await, Tally::default());
     world.pass(1);
     assert_eq!(deliver(&outbox).await.sent, 1);
     // The one that was thought dead comes back with a failure, which counts no more.
-    let failure = Outcome {
-        id: message.id.clone(),
-        order_id: "1".into(),
-        state: "pending",
-        due_at_ms: START,
-        line: String::new(),
-    };
-    store::settle(&db, &[failure], "dies", world.now_ms()).await.unwrap();
+    store::settle(&db, &[failure(&message, START)], "dies", world.now_ms()).await.unwrap();
     assert_eq!(state(&db, &message).await, State::Sent);
 }
 
@@ -357,6 +360,28 @@ async fn what_a_retry_sends_lets_go_of_what_waited_behind_it() {
         deliver(&outbox).await;
     }
     assert_eq!(world.got(), ids(&[&messages[0], &messages[1]]));
+}
+
+#[tokio::test]
+async fn a_message_is_given_up_after_a_day_in_which_it_was_tried() {
+    const DAY_MS: i64 = 24 * 3_600_000;
+    let (db, world) = (database().await, World::new());
+    let outbox = outbox(&db, &world);
+    world.answers(down());
+    let tried_all_day = message(1, "a", 0);
+    outbox.enqueue(std::slice::from_ref(&tried_all_day)).await.unwrap();
+    while deliver(&outbox).await.dead == 0 {
+        world.pass(900_000);
+    }
+    assert_eq!(world.now_ms() - START, DAY_MS);
+
+    let hardly_tried = message(2, "a", 0);
+    outbox.enqueue(std::slice::from_ref(&hardly_tried)).await.unwrap();
+    world.got();
+    while deliver(&outbox).await.dead == 0 {
+        world.pass(DAY_MS);
+    }
+    assert_eq!(world.got().len(), 20, "nobody was there for most of these days");
 }
 
 #[tokio::test]
