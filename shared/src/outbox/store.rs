@@ -249,11 +249,13 @@ pub(super) async fn settle(db: &Db, outcomes: &[Outcome], token: &str, now_ms: i
     db.execute(SQL, [now_ms.into(), json(&outcomes)?.into(), token.into()]).await
 }
 
-/// Lets what waits behind these rows wait until the given times: nobody needs to look at it before.
+/// Lets what waits behind these rows wait until the given times: nobody needs to look at it before. A row whose
+/// failure did not count holds nothing back.
 pub(super) async fn hold_back(db: &Db, queue: &str, retried: &[&Outcome]) -> Result<(), DbError> {
     const SQL: &str = "UPDATE outbox SET due_at_ms = r.due_at_ms
         FROM (SELECT b.order_id, b.occurred_at_ms, b.seq, value ->> 'due_at_ms' AS due_at_ms
-            FROM json_each($1) JOIN outbox AS b ON b.id = value ->> 'id') AS r
+            FROM json_each($1) JOIN outbox AS b ON b.id = value ->> 'id'
+            WHERE b.state = 'pending' AND b.due_at_ms = value ->> 'due_at_ms') AS r
         WHERE outbox.queue = $2 AND outbox.order_id = r.order_id AND outbox.state = 'pending'
             AND outbox.due_at_ms < r.due_at_ms
             AND (outbox.occurred_at_ms, outbox.seq) > (r.occurred_at_ms, r.seq)";

@@ -363,6 +363,21 @@ async fn what_a_retry_sends_lets_go_of_what_waited_behind_it() {
 }
 
 #[tokio::test]
+async fn a_failure_that_counts_no_more_holds_nothing_back() {
+    let (db, world) = (database().await, World::new());
+    let outbox = outbox(&db, &world);
+    let (first, second) = (message(1, "a", 0), message(1, "b", 1));
+    outbox.enqueue(&[first.clone(), second.clone()]).await.unwrap();
+    assert_eq!(lease(&db, "dies").await, 1);
+    world.pass(LEASE_MS);
+    assert_eq!(outbox.deliver(Whose::These(&ids(&[&first])), 1, FOREVER).await.unwrap().sent, 1);
+    let failure = failure(&first, world.now_ms() + 3_600_000);
+    store::settle(&db, std::slice::from_ref(&failure), "dies", world.now_ms()).await.unwrap();
+    store::hold_back(&db, MESSAGES, &[&failure]).await.unwrap();
+    assert_eq!(deliver(&outbox).await.sent, 1);
+}
+
+#[tokio::test]
 async fn a_message_is_given_up_after_a_day_in_which_it_was_tried() {
     const DAY_MS: i64 = 24 * 3_600_000;
     let (db, world) = (database().await, World::new());
