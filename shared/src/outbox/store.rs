@@ -262,10 +262,10 @@ pub(super) async fn hold_back(db: &Db, queue: &str, retried: &[&Outcome]) -> Res
     db.execute(SQL, [json(&retried)?.into(), queue.into()]).await
 }
 
-/// Makes due what was held back behind rows that wait no more.
+/// Makes due what was held back behind rows that wait no more, also what had failed before: the gateway is there.
 pub(super) async fn let_go(db: &Db, queue: &str, order_ids: &[String], now_ms: i64) -> Result<(), DbError> {
     const SQL: &str = "UPDATE outbox SET due_at_ms = $1
-        WHERE state = 'pending' AND attempts = 0 AND due_at_ms > $1
+        WHERE state = 'pending' AND due_at_ms > $1
             AND order_id IN (SELECT value FROM json_each($2)) AND queue = $3";
     db.execute(SQL, [now_ms.into(), json(&order_ids)?.into(), queue.into()]).await
 }

@@ -363,6 +363,25 @@ async fn what_a_retry_sends_lets_go_of_what_waited_behind_it() {
 }
 
 #[tokio::test]
+async fn what_a_retry_sends_lets_go_of_what_was_tried_before_it() {
+    let (db, world) = (database().await, World::new());
+    let outbox = outbox(&db, &world);
+    let (earlier, later) = (message(1, "a", 0), message(1, "b", 1));
+    outbox.enqueue(std::slice::from_ref(&later)).await.unwrap();
+    world.answers(down());
+    deliver(&outbox).await;
+    outbox.enqueue(std::slice::from_ref(&earlier)).await.unwrap();
+    world.answers(Answer::Refused { status: 503, retry_after_ms: Some(3_600_000) });
+    deliver(&outbox).await;
+    world.pass(60_000);
+    assert!(ledger::retry(&db, &earlier.id, world.now_ms()).await.unwrap());
+    world.answers(Answer::Accepted);
+    world.got();
+    deliver(&outbox).await;
+    assert_eq!(world.got(), ids(&[&earlier, &later]));
+}
+
+#[tokio::test]
 async fn a_failure_that_counts_no_more_holds_nothing_back() {
     let (db, world) = (database().await, World::new());
     let outbox = outbox(&db, &world);
