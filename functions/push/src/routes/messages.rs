@@ -11,10 +11,15 @@ use shared::{
 };
 
 use super::{allowed, not_found};
-use crate::{config::db, store};
+use crate::{
+    config::db,
+    store::{self, Reason},
+};
 
 /// Messages that one statement makes due again.
 const RETRIED: i64 = 1_000;
+/// Reasons that are told of the events that wait for somebody.
+const REASONS: i64 = 20;
 
 pub(super) async fn list(request: Request) -> Result<Json<Page<Entry>>, Problem> {
     allowed(Role::Service, request.headers()).await?;
@@ -87,10 +92,16 @@ pub(super) struct Doing {
     messages: Stats,
     /// Events that wait for somebody, by outcome.
     events: std::collections::BTreeMap<String, i64>,
+    /// Why they wait, the most frequent reasons first.
+    reasons: Vec<Reason>,
 }
 
 pub(super) async fn stats(request: Request) -> Result<Json<Doing>, Problem> {
     allowed(Role::Service, request.headers()).await?;
     let db = db().await?;
-    Ok(Json(Doing { messages: ledger::stats(db, clock::now_ms()).await?, events: store::open(db).await? }))
+    Ok(Json(Doing {
+        messages: ledger::stats(db, clock::now_ms()).await?,
+        events: store::open(db).await?,
+        reasons: store::reasons(db, REASONS).await?,
+    }))
 }
