@@ -90,10 +90,19 @@ impl<'a, C: Courier> Delivery<'a, C> {
         self.post_and_settle(whose).await;
         // What was taken and not tried is nobody's fault, whatever happened to the rest.
         let given_back = self.give_back().await;
-        match self.fault {
-            Some(fault) => Err(fault),
-            None => given_back.map(|()| self.tally),
+        self.note(given_back);
+        if self.stalled() {
+            let Outbox { db, courier, .. } = self.outbox;
+            let noted = store::note_stall(db, courier.queue(), courier.now_ms()).await;
+            self.note(noted);
         }
+        self.fault.map_or(Ok(self.tally), Err)
+    }
+
+    /// Whether the gateway took nothing, until there was no time, or no use in going on.
+    fn stalled(&self) -> bool {
+        let Tally { sent, logged, retrying, .. } = self.tally;
+        self.fault.is_none() && sent + logged == 0 && retrying > 0 && !self.may_begin()
     }
 
     /// After a fault of the database, too, what was posted ends and is settled: the next statement may do its work.

@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::db::{Db, DbError, Migration, Row, Value};
 
 /// The outbox's tables, which all functions share.
-pub const MIGRATIONS: &[Migration] = &[TABLES, QUEUES];
+pub const MIGRATIONS: &[Migration] = &[TABLES, QUEUES, STALLS];
 
 const TABLES: Migration = Migration {
     version: 1,
@@ -66,6 +66,14 @@ const QUEUES: Migration = Migration {
         "DROP INDEX outbox_waiting",
         "CREATE INDEX outbox_waiting ON outbox (queue, order_id, occurred_at_ms, seq)
             WHERE state IN ('pending', 'sending')",
+    ],
+};
+
+const STALLS: Migration = Migration {
+    version: 3,
+    statements: &[
+        // When a delivery of a queue last spent itself on a gateway that took nothing, for all instances together.
+        "CREATE TABLE outbox_stalls (queue TEXT PRIMARY KEY, at_ms INTEGER NOT NULL)",
     ],
 };
 
@@ -303,6 +311,21 @@ pub(super) async fn may_say(db: &Db, what: &str, now_ms: i64, every_ms: i64) -> 
         ON CONFLICT (what) DO UPDATE SET said_at_ms = $2 WHERE said_at_ms <= $2 - $3
         RETURNING 1";
     Ok(!db.query(SQL, [what.into(), now_ms.into(), every_ms.into()]).await?.is_empty())
+}
+
+/// Keeps when a delivery spent itself on a gateway that took nothing.
+pub(super) async fn note_stall(db: &Db, queue: &str, now_ms: i64) -> Result<(), DbError> {
+    const SQL: &str = "INSERT INTO outbox_stalls (queue, at_ms) VALUES ($1, $2)
+        ON CONFLICT (queue) DO UPDATE SET at_ms = $2";
+    db.execute(SQL, [queue.into(), now_ms.into()]).await
+}
+
+/// Whether a delivery did so since then, and nothing was sent after it.
+pub(super) async fn has_stalled(db: &Db, queue: &str, since_ms: i64) -> Result<bool, DbError> {
+    const SQL: &str = "SELECT 1 FROM outbox_stalls AS s WHERE s.queue = $1 AND s.at_ms > $2
+            AND NOT EXISTS (SELECT 1 FROM outbox AS o WHERE o.settled_at_ms IS NOT NULL AND o.body IS NOT NULL
+                AND o.settled_at_ms >= s.at_ms AND o.queue = s.queue)";
+    Ok(!db.query(SQL, [queue.into(), since_ms.into()]).await?.is_empty())
 }
 
 /// A batch as one value.

@@ -264,6 +264,39 @@ async fn a_gateway_that_is_down_is_not_asked_for_every_message() {
 }
 
 #[tokio::test]
+async fn a_ring_that_brought_nothing_does_not_ask_a_gateway_that_just_failed() {
+    let (db, world) = (database().await, World::new());
+    let outbox = outbox(&db, &world);
+    let messages: Vec<_> = (0..100).map(|order| message(order, "a", 0)).collect();
+    outbox.enqueue(&messages).await.unwrap();
+    world.answers(down());
+    deliver(&outbox).await;
+    assert_eq!(outbox.deliver_rung(false, FOREVER).await.unwrap(), Tally::default());
+    assert!(outbox.deliver_rung(true, FOREVER).await.unwrap().retrying > 0, "what came in is tried");
+    world.pass(5_000);
+    assert!(outbox.deliver_rung(false, FOREVER).await.unwrap().retrying > 0, "it may be there again");
+    assert_eq!(outbox.deliver_rung(false, FOREVER).await.unwrap(), Tally::default());
+    world.answers(Answer::Accepted);
+    assert_eq!(outbox.deliver(Whose::Any, 1, FOREVER).await.unwrap().sent, 1);
+    assert!(outbox.deliver_rung(false, FOREVER).await.unwrap().sent > 0, "it is there again");
+}
+
+#[tokio::test]
+async fn a_failure_or_two_keep_no_ring_from_delivering_and_time_spent_on_nothing_does() {
+    for (failing, post_ms, tried) in [(2, 0, true), (2, 1_000, false)] {
+        let (db, world) = (database().await, World::new());
+        let outbox = outbox(&db, &world);
+        let messages: Vec<_> = (0..failing).map(|order| message(order, "a", 0)).collect();
+        outbox.enqueue(&messages).await.unwrap();
+        world.answers(down());
+        world.post_ms.store(post_ms, Ordering::Relaxed);
+        outbox.deliver(Whose::Any, usize::MAX, START + 1_000).await.unwrap();
+        world.pass(2_000);
+        assert_eq!(outbox.deliver_rung(false, FOREVER).await.unwrap().retrying > 0, tried, "{post_ms} ms");
+    }
+}
+
+#[tokio::test]
 async fn a_backlog_behind_retries_is_not_looked_at_by_every_delivery() {
     let (db, world) = (database().await, World::new());
     let outbox = outbox(&db, &world);
