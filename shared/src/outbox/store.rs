@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::db::{Db, DbError, Migration, Row, Value};
 
 /// The outbox's tables, which all functions share.
-pub const MIGRATIONS: &[Migration] = &[TABLES, QUEUES, STALLS];
+pub const MIGRATIONS: &[Migration] = &[TABLES, QUEUES, STALLS, COUNTS];
 
 const TABLES: Migration = Migration {
     version: 1,
@@ -74,6 +74,28 @@ const STALLS: Migration = Migration {
     statements: &[
         // When a delivery of a queue last spent itself on a gateway that took nothing, for all instances together.
         "CREATE TABLE outbox_stalls (queue TEXT PRIMARY KEY, at_ms INTEGER NOT NULL)",
+    ],
+};
+
+const COUNTS: Migration = Migration {
+    version: 4,
+    statements: &[
+        // Operators count and list what is not sent, which is little beside what is: the table only grows. An INSERT pays
+        // for one entry more, at an end of the index.
+        "CREATE INDEX outbox_unsent ON outbox (queue, state, seq) WHERE state <> 'sent'",
+        "DROP INDEX outbox_dead",
+        // What is sent is only counted: once when it becomes it, and not again at each look.
+        "CREATE TABLE outbox_sent (queue TEXT PRIMARY KEY, sent INTEGER NOT NULL)",
+        "INSERT INTO outbox_sent (queue, sent) SELECT queue, count(*) FROM outbox WHERE state = 'sent' GROUP BY queue",
+        "CREATE TRIGGER outbox_counts_sent AFTER UPDATE OF state ON outbox
+            WHEN NEW.state = 'sent' AND OLD.state <> 'sent'
+        BEGIN
+            INSERT INTO outbox_sent (queue, sent) VALUES (NEW.queue, 1) ON CONFLICT (queue) DO UPDATE SET sent = sent + 1;
+        END",
+        "CREATE TRIGGER outbox_counts_removed AFTER DELETE ON outbox WHEN OLD.state = 'sent'
+        BEGIN
+            UPDATE outbox_sent SET sent = sent - 1 WHERE queue = OLD.queue;
+        END",
     ],
 };
 

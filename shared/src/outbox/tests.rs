@@ -3,10 +3,12 @@
 use std::{
     collections::HashMap,
     sync::{
-        Mutex,
+        Arc, Mutex,
         atomic::{AtomicI64, Ordering},
     },
 };
+
+use futures::future::BoxFuture;
 
 use super::{
     delivery::LEASE_MS,
@@ -15,7 +17,7 @@ use super::{
     *,
 };
 use crate::{
-    db::{migration::migrate, native::Native},
+    db::{Engine, Row, Value, migration::migrate, native::Native},
     id::Id,
     message::{Accounts, Channel, Notice, Recipient, Role, Text},
 };
@@ -459,6 +461,70 @@ async fn a_call_finds_its_own_messages_by_their_ids() {
     let plan = db.query(sql, []).await.unwrap();
     let plan: Vec<_> = plan.iter().map(|row| row.text(3).unwrap().to_owned()).collect();
     assert!(plan.iter().any(|step| step.contains("(id=?)")), "{plan:?}");
+}
+
+#[tokio::test]
+async fn what_was_sent_before_it_was_counted_counts() {
+    let db = Native::in_memory();
+    migrate(&db, "outbox", &MIGRATIONS[..3]).await.unwrap();
+    let world = World::new();
+    outbox(&db, &world).enqueue(&[message(1, "a", 0), message(2, "a", 0)]).await.unwrap();
+    db.execute("UPDATE outbox SET state = 'sent' WHERE order_id = '1'", []).await.unwrap();
+    migrate(&db, "outbox", MIGRATIONS).await.unwrap();
+    let states = ledger::stats(&db, START).await.unwrap().by_state;
+    assert_eq!((states["sent"], states["pending"]), (1, 1));
+}
+
+/// A list that reads the whole table is fast in every test and slow after a year.
+#[tokio::test]
+async fn what_an_operator_asks_is_answered_by_indexes_alone() {
+    struct Explained(Db, Arc<Mutex<Vec<String>>>);
+    impl Engine for Explained {
+        fn run<'a>(&'a self, sql: &'a str, values: Vec<Value>) -> BoxFuture<'a, Result<Vec<Row>, DbError>> {
+            Box::pin(async move {
+                let plan = self.0.query(&format!("EXPLAIN QUERY PLAN {sql}"), values.clone()).await?;
+                let steps = plan.iter().map(|row| row.text(3).unwrap().to_owned());
+                self.1.lock().unwrap().extend(steps.filter(|step| step.contains("outbox")));
+                self.0.query(sql, values).await
+            })
+        }
+    }
+    let plan = Arc::new(Mutex::new(Vec::new()));
+    let db = Db::new(Explained(database().await, plan.clone()));
+    let steps = || std::mem::take(&mut *plan.lock().unwrap());
+
+    ledger::stats(&db, START).await.unwrap();
+    let stats = steps();
+    assert!(stats.iter().all(|step| step.starts_with("SEARCH")), "{stats:?}");
+    assert!(stats.contains(&"SEARCH outbox USING COVERING INDEX outbox_unsent (queue=?)".into()), "{stats:?}");
+
+    let by_state = "SEARCH outbox USING INDEX outbox_unsent (queue=? AND state=?)";
+    let pending = Filter { state: Some(State::Pending), ..Filter::default() };
+    ledger::list(&db, &pending, 50).await.unwrap();
+    assert_eq!(steps(), [by_state]);
+    let of_an_order = Filter { order_id: Some("1".into()), ..pending };
+    ledger::list(&db, &of_an_order, 50).await.unwrap();
+    assert_eq!(steps(), ["SEARCH outbox USING INDEX outbox_order (order_id=?)"]);
+    ledger::retry_some(&db, State::Dead, 50, START).await.unwrap();
+    assert!(steps().iter().any(|step| step.contains("outbox_unsent (queue=? AND state=?)")));
+}
+
+#[tokio::test]
+async fn what_is_sent_is_counted_as_it_is() {
+    let (db, world) = (database().await, World::new());
+    let outbox = outbox(&db, &world);
+    let messages: Vec<_> = (0..20).map(|order| message(order, "a", 0)).collect();
+    outbox.enqueue(&messages).await.unwrap();
+    messages.iter().take(5).for_each(|message| world.answers_to(message, down()));
+    deliver(&outbox).await;
+    outbox.enqueue(&messages).await.unwrap();
+    let sent = async || ledger::stats(&db, START).await.unwrap().by_state["sent"];
+    assert_eq!(sent().await, 15);
+    // Whoever is late tells what is known.
+    store::settle(&db, &[Outcome { state: "sent", ..failure(&messages[9], START) }], "late", START).await.unwrap();
+    assert_eq!(sent().await, 15);
+    db.execute("DELETE FROM outbox WHERE id = $1", [messages[9].id.as_str().into()]).await.unwrap();
+    assert_eq!(sent().await, 14);
 }
 
 #[tokio::test]
