@@ -239,7 +239,7 @@ impl<'a, C: Courier> Delivery<'a, C> {
             });
             // Only a row that had failed before can have held others back.
             if state == "dead" || (state != "pending" && row.attempts > 1) {
-                judged.freed.push(row.order_id.clone());
+                judged.freed.push(row.id.clone());
             }
             let line = attempt_line(began_at_ms, said, reason.as_deref(), took_ms);
             judged.outcomes.push(Outcome { id: row.id, order_id: row.order_id, state, due_at_ms, line });
@@ -273,7 +273,7 @@ async fn post(courier: &impl Courier, mut row: Leased, until_ms: i64) -> Ended {
 #[derive(Default)]
 struct Judged {
     outcomes: Vec<Outcome>,
-    /// Orders whose later messages wait no more.
+    /// Rows behind which nothing waits any more.
     freed: Vec<String>,
     /// What is wrong with our own configuration.
     alarm: Option<String>,

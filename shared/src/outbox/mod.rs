@@ -166,9 +166,9 @@ impl<C: Courier> Outbox<'_, C> {
         Delivery::new(self, rows, until_ms).run(whose).await
     }
 
-    /// Posts what is due when the doorbell of a stream rings, and says whether the ring `brought` entries. A ring holds
-    /// all functions' Redis events up: one that brought none posts nothing where the gateway has just kept a delivery for
-    /// nothing, and nothing was sent since.
+    /// Posts what is due at a ring of a stream's doorbell, of whose drain `brought` says whether it read entries. A ring
+    /// holds all functions' Redis events up: one that brought none posts nothing where the gateway has just kept a
+    /// delivery for nothing, and nothing was sent since.
     ///
     /// # Errors
     /// Those of the database.

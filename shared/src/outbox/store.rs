@@ -84,7 +84,7 @@ const COUNTS: Migration = Migration {
         // for one entry more, at an end of the index.
         "CREATE INDEX outbox_unsent ON outbox (queue, state, seq) WHERE state <> 'sent'",
         "DROP INDEX outbox_dead",
-        // What is sent is only counted: once when it becomes it, and not again at each look.
+        // What is sent is counted when it becomes that, and not at each look.
         "CREATE TABLE outbox_sent (queue TEXT PRIMARY KEY, sent INTEGER NOT NULL)",
         "INSERT INTO outbox_sent (queue, sent) SELECT queue, count(*) FROM outbox WHERE state = 'sent' GROUP BY queue",
         "CREATE TRIGGER outbox_counts_sent AFTER UPDATE OF state ON outbox
@@ -293,11 +293,14 @@ pub(super) async fn hold_back(db: &Db, queue: &str, retried: &[&Outcome]) -> Res
 }
 
 /// Makes due what was held back behind rows that wait no more, also what had failed before: the gateway is there.
-pub(super) async fn let_go(db: &Db, queue: &str, order_ids: &[String], now_ms: i64) -> Result<(), DbError> {
+pub(super) async fn let_go(db: &Db, queue: &str, ids: &[String], now_ms: i64) -> Result<(), DbError> {
     const SQL: &str = "UPDATE outbox SET due_at_ms = $1
-        WHERE state = 'pending' AND due_at_ms > $1
-            AND order_id IN (SELECT value FROM json_each($2)) AND queue = $3";
-    db.execute(SQL, [now_ms.into(), json(&order_ids)?.into(), queue.into()]).await
+        FROM (SELECT b.order_id, b.occurred_at_ms, b.seq
+            FROM json_each($2) JOIN outbox AS b ON b.id = value) AS r
+        WHERE outbox.queue = $3 AND outbox.order_id = r.order_id AND outbox.state = 'pending'
+            AND outbox.due_at_ms > $1
+            AND (outbox.occurred_at_ms, outbox.seq) > (r.occurred_at_ms, r.seq)";
+    db.execute(SQL, [now_ms.into(), json(&ids)?.into(), queue.into()]).await
 }
 
 /// Gives back rows that were leased and not tried. They were due, and are again at the place of their age, not behind

@@ -417,6 +417,20 @@ async fn what_a_retry_sends_lets_go_of_what_was_tried_before_it() {
 }
 
 #[tokio::test]
+async fn what_is_sent_lets_nothing_go_that_happened_before_it() {
+    let (db, world) = (database().await, World::new());
+    let outbox = outbox(&db, &world);
+    let (earlier, later) = (message(1, "a", 0), message(1, "b", 1));
+    outbox.enqueue(std::slice::from_ref(&later)).await.unwrap();
+    assert_eq!(lease(&db, "slow").await, 1);
+    outbox.enqueue(std::slice::from_ref(&earlier)).await.unwrap();
+    world.answers(Answer::Refused { status: 503, retry_after_ms: Some(3_600_000) });
+    assert_eq!(deliver(&outbox).await.retrying, 1);
+    store::let_go(&db, MESSAGES, &ids(&[&later]), START).await.unwrap();
+    assert_eq!(deliver(&outbox).await, Tally::default(), "it waits for what the gateway asked for");
+}
+
+#[tokio::test]
 async fn a_failure_that_counts_no_more_holds_nothing_back() {
     let (db, world) = (database().await, World::new());
     let outbox = outbox(&db, &world);
