@@ -10,9 +10,8 @@ use shared::{
     gateway::Deliveries,
     http::JSON_LIMIT,
     log::EntryPath,
-    outbox::Whose,
     problem::Problem,
-    stream::{RedisStream, rung},
+    stream::{Drained, RedisStream, rung},
 };
 
 use crate::{
@@ -59,7 +58,8 @@ async fn from_stream() -> Result<(), Problem> {
     let source = RedisStream::outbound(&config.stream.url, &config.stream.name, FUNCTION);
     let drained = drain(&intake, &rules, &source, &config.stream.field, || started.elapsed() < SPEND).await;
     // What waits is delivered also when the stream could not be read.
-    let delivered = intake.outbox().deliver(Whose::Any, usize::MAX, clock::after_ms(SPEND)).await;
+    let brought = !matches!(drained, Ok(Drained { read: 0, .. }));
+    let delivered = intake.outbox().deliver_rung(brought, clock::after_ms(SPEND)).await;
     drained?;
     delivered?;
     Ok(())

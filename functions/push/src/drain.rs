@@ -11,7 +11,10 @@ use shared::{
     stream::{self, Dead, DrainError, Drained, Entry, Source},
 };
 
-use crate::intake::{Batch, Intake};
+use crate::{
+    format::Formatted,
+    intake::{Batch, Intake},
+};
 
 /// Entries that are read at once.
 const ENTRIES: usize = 200;
@@ -44,7 +47,13 @@ pub(crate) async fn drain<C: Courier, S: Source>(
 fn read<C: Courier>(intake: &Intake<'_, C>, entry: &Entry, field: &str, batch: &mut Batch) -> Result<(), String> {
     let unreadable = |batch: &mut Batch, reason: String| {
         let text = serde_json::to_string(&entry.fields).unwrap_or_default();
-        batch.add_unreadable(Fault::at("", reason.clone()), text.as_bytes());
+        let fault = Fault::at("", reason.clone());
+        if entry.valid_utf8 {
+            // Whole: another layout may find the event in it.
+            batch.add(vec![Formatted::unreadable(vec![fault])], || text.clone());
+        } else {
+            batch.add_unreadable(fault, text.as_bytes());
+        }
         Err(reason)
     };
     let event = match stream::payload(entry, field) {
@@ -55,10 +64,17 @@ fn read<C: Courier>(intake: &Intake<'_, C>, entry: &Entry, field: &str, batch: &
     match json::parse(event.as_bytes()) {
         Ok(event) => {
             let results = intake.formatter.format(&event);
-            let reason = results.iter().find_map(crate::format::Formatted::unreadable_because);
+            let reason = results.iter().find_map(Formatted::unreadable_because);
             batch.add(results, || crate::intake::written(&event));
             reason.map_or(Ok(()), Err)
         }
         Err(error) => unreadable(batch, format!("not JSON: {error}")),
     }
+}
+
+/// The entry whose fields these are, as [`read`] keeps one that is no event.
+pub(crate) fn kept_entry(text: &str) -> Option<Entry> {
+    let fields = serde_json::from_str(text).ok()?;
+    // What was not UTF-8 is not what was sent.
+    Some(Entry { id: String::new(), fields, valid_utf8: !text.contains(char::REPLACEMENT_CHARACTER) })
 }

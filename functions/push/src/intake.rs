@@ -203,11 +203,14 @@ impl<C: Courier> Intake<'_, C> {
         Outbox { db: self.db, courier: self.courier, function: FUNCTION }
     }
 
-    /// Commits a batch: after it, every message will go out, and every event that needs somebody can be found.
+    /// Commits a batch: after it, every message will go out, and every event that needs somebody can be found; one that
+    /// needed somebody when it came before, and sends a message now, does not any more.
     pub(crate) async fn commit(&self, batch: &Batch) -> Result<(), DbError> {
         let started = Instant::now();
         store::keep(self.db, &batch.kept, path_name(self.path), self.courier.now_ms()).await?;
         self.outbox().enqueue(&batch.messages).await?;
+        let became = batch.messages.iter().map(|message| (message.event_id.as_str(), message.scenario)).collect();
+        store::close(self.db, &became, self.courier.now_ms()).await?;
         for taken in &batch.results {
             if let Taken::Nothing(answer) = taken {
                 let key = answer.event_id.as_ref().map_or("-", Id::as_str);

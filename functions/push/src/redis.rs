@@ -11,9 +11,8 @@ use shared::{
     http::JSON_LIMIT,
     log::EntryPath,
     ndjson::Splitter,
-    outbox::Whose,
     problem::{Fault, Problem},
-    stream::{RedisStream, rung},
+    stream::{Drained, RedisStream, rung},
 };
 
 use crate::{
@@ -51,7 +50,8 @@ async fn from_stream() -> Result<(), Problem> {
     let source = RedisStream::outbound(&config.stream.url, &config.stream.name, FUNCTION);
     let drained = drain(&intake, &source, &config.stream.field, || started.elapsed() < SPEND).await;
     // What waits is delivered also when the stream could not be read.
-    let delivered = intake.outbox().deliver(Whose::Any, usize::MAX, clock::after_ms(SPEND)).await;
+    let brought = !matches!(drained, Ok(Drained { read: 0, .. }));
+    let delivered = intake.outbox().deliver_rung(brought, clock::after_ms(SPEND)).await;
     drained?;
     delivered?;
     Ok(())

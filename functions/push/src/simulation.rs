@@ -3,13 +3,18 @@
 //! `SIMULATION_SEED=7 cargo test -p push simulation`.
 //!
 //! At the end the books are checked: every message that is due was accepted by the gateway, under one `webhook-id`
-//! each, none that is not due, and those of an order in the order of its changes.
+//! each, none that is not due, and those of an order in the order of its changes. A message is repeated only where that
+//! cannot be told: at each post the gateway asks whether the outbox knew its end already, and whether another post of it
+//! is under way; and at the end all events come again.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     future::Future,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -35,10 +40,21 @@ const STEPS: usize = 400;
 /// How long a drain holds the stream, as in Redis.
 const DRAIN_LEASE_MS: i64 = 5_000;
 
+/// Every lease of a row, with its end, and whether the outbox knew by then that the message was sent or dead.
+const LEASES: [&str; 2] = [
+    "CREATE TABLE leases (id TEXT NOT NULL, token TEXT NOT NULL, until_ms INTEGER NOT NULL, settled INTEGER NOT NULL)",
+    r#"CREATE TRIGGER leased AFTER UPDATE OF lease ON outbox WHEN NEW.state = 'sending' BEGIN
+        INSERT INTO leases VALUES (NEW.id, NEW.lease, NEW.due_at_ms,
+            OLD.attempt_log LIKE '%"outcome":"sent"%' OR OLD.attempt_log LIKE '%"outcome":"dead"%');
+    END"#,
+];
+
 /// What the gateway and the stream have.
 struct World {
     /// Webhook ids, in the order in which the gateway accepted them.
     accepted: Vec<(String, String)>,
+    /// Posts that have not ended, each with the end of its lease. One that is cut off never ends, and has its lease.
+    under_way: Vec<(String, i64)>,
     /// Orders' messages that the gateway will never take.
     poison: BTreeSet<String>,
     stream: Stream,
@@ -62,6 +78,8 @@ struct Stream {
 struct Stage {
     course: Course,
     world: Arc<Mutex<World>>,
+    /// The database, without faults.
+    plain: Db,
 }
 
 impl Stage {
@@ -70,25 +88,60 @@ impl Stage {
     }
 }
 
-struct Gateway(Stage);
+/// The gateway, as one worker meets it.
+struct Gateway {
+    stage: Stage,
+    /// Of the delivery that it makes.
+    token: AtomicU64,
+}
+
+impl Gateway {
+    fn new(stage: Stage) -> Self {
+        Self { stage, token: AtomicU64::new(0) }
+    }
+
+    /// A post begins, by whoever leased the row. Returns the end of the lease.
+    fn begins(&self, id: &str) -> i64 {
+        const SQL: &str =
+            "SELECT until_ms, settled FROM leases WHERE id = $1 AND token = $2 ORDER BY rowid DESC LIMIT 1";
+        let token = self.token.load(Ordering::Relaxed).to_string();
+        let lease = run_alone(self.stage.plain.query_one(SQL, [id.into(), token.into()])).unwrap();
+        let lease = lease.expect("nothing is posted that is not leased");
+        let (until_ms, settled, now_ms) = (lease.integer(0).unwrap(), lease.integer(1).unwrap(), self.now_ms());
+        assert_eq!(settled, 0, "{id} is posted again, and the outbox knew that it was sent or dead");
+        let mut world = self.stage.world();
+        let others = world.under_way.iter().any(|(other, until_ms)| other == id && *until_ms > now_ms);
+        // Who is too late may meet whoever took over.
+        assert!(!others || until_ms <= now_ms, "{id} is posted twice at once");
+        world.under_way.push((id.to_owned(), until_ms));
+        until_ms
+    }
+
+    fn ends(&self, id: &str, until_ms: i64) {
+        let under_way = &mut self.stage.world().under_way;
+        let place = under_way.iter().position(|post| *post == (id.to_owned(), until_ms)).unwrap();
+        under_way.swap_remove(place);
+    }
+}
 
 impl Courier for Gateway {
     async fn post(&self, id: &str, _: &str, body: String, within: Duration) -> Answer {
-        self.0.course.switch().await;
-        self.0.course.point().await;
+        let until_ms = self.begins(id);
+        self.stage.course.switch().await;
+        self.stage.course.point().await;
         let answer = {
-            let mut world = self.0.world();
+            let mut world = self.stage.world();
             let body: serde_json::Value = serde_json::from_str(&body).unwrap();
             let about = format!("{} {}", body["order_id"].as_str().unwrap(), body["occurred_at"].as_str().unwrap());
             if world.poison.contains(id) {
                 Answer::Refused { status: 422, retry_after_ms: None }
-            } else if self.0.course.fails(300) {
-                match self.0.course.below(5) {
+            } else if self.stage.course.fails(300) {
+                match self.stage.course.below(5) {
                     0 => Answer::Refused { status: 500, retry_after_ms: None },
                     1 => Answer::Refused { status: 429, retry_after_ms: Some(3_000) },
                     2 => Answer::Refused { status: 401, retry_after_ms: None },
                     3 => {
-                        self.0.course.pass(i64::try_from(within.as_millis()).unwrap());
+                        self.stage.course.pass(i64::try_from(within.as_millis()).unwrap());
                         Answer::Unreachable("did not answer in time".into())
                     }
                     // It has the message, and its answer is lost.
@@ -102,13 +155,14 @@ impl Courier for Gateway {
                 Answer::Accepted
             }
         };
-        self.0.course.point().await;
-        self.0.course.switch().await;
+        self.stage.course.point().await;
+        self.stage.course.switch().await;
+        self.ends(id, until_ms);
         answer
     }
 
     fn now_ms(&self) -> i64 {
-        self.0.course.now_ms()
+        self.stage.course.now_ms()
     }
 
     fn log(&self, _: &Attempted<'_>) {}
@@ -120,7 +174,9 @@ impl Courier for Gateway {
     }
 
     fn token(&self) -> String {
-        self.0.course.token().to_string()
+        let token = self.stage.course.token();
+        self.token.store(token, Ordering::Relaxed);
+        token.to_string()
     }
 }
 
@@ -261,7 +317,6 @@ type Worker = Pin<Box<dyn Future<Output = Option<(usize, usize)>>>>;
 struct Simulation {
     stage: Stage,
     db: Arc<Db>,
-    plain: Db,
     formatter: Arc<Formatter>,
     plan: Plan,
 }
@@ -273,6 +328,9 @@ impl Simulation {
         let plain = Native::in_memory();
         migrate(&plain, "outbox", outbox::MIGRATIONS).await.unwrap();
         migrate(&plain, FUNCTION, store::MIGRATIONS).await.unwrap();
+        for statement in LEASES {
+            plain.execute(statement, []).await.unwrap();
+        }
         let formatter = Arc::new(formatter(""));
         let mut poison = BTreeSet::new();
         for (id, ..) in plan.orders.iter().flat_map(|order| messages(&formatter, order)) {
@@ -280,10 +338,11 @@ impl Simulation {
                 poison.insert(id);
             }
         }
-        let world = World { accepted: Vec::new(), poison, stream: Stream::default() };
-        let stage = Stage { course: Course::new(dice, faults, START), world: Arc::new(Mutex::new(world)) };
-        let db = Arc::new(Db::new(Pointed { db: plain.clone(), course: stage.course.clone() }));
-        Self { stage, db, plain, formatter, plan }
+        let world = World { accepted: Vec::new(), under_way: Vec::new(), poison, stream: Stream::default() };
+        let course = Course::new(dice, faults, START);
+        let db = Arc::new(Db::new(Pointed { db: plain.clone(), course: course.clone() }));
+        let stage = Stage { course, world: Arc::new(Mutex::new(world)), plain };
+        Self { stage, db, formatter, plan }
     }
 
     /// What a worker does next, at random.
@@ -291,21 +350,25 @@ impl Simulation {
         let course = &self.stage.course;
         let (kind, number) = (course.below(4), course.below(self.plan.orders.len()));
         match kind {
-            0 | 1 if !self.plan.orders[number].by_stream => self.take_in(number),
+            0 | 1 if !self.plan.orders[number].by_stream => self.take_in_next(number),
             0 => self.deliver(),
             _ => self.drain(),
         }
     }
 
     /// An order's next event comes by HTTP; or, all being in, one of them again.
-    fn take_in(&self, number: usize) -> Worker {
-        let (stage, db, formatter) = (self.stage.clone(), self.db.clone(), self.formatter.clone());
+    fn take_in_next(&self, number: usize) -> Worker {
         let order = &self.plan.orders[number];
         let replayed = self.stage.course.below(order.events.len());
-        let place = if order.sent < order.events.len() { order.sent } else { replayed };
-        let text = order.events[place].clone();
+        self.take_in(number, if order.sent < order.events.len() { order.sent } else { replayed })
+    }
+
+    /// An order's event comes by HTTP.
+    fn take_in(&self, number: usize, place: usize) -> Worker {
+        let (stage, db, formatter) = (self.stage.clone(), self.db.clone(), self.formatter.clone());
+        let text = self.plan.orders[number].events[place].clone();
         Box::pin(async move {
-            let gateway = Gateway(stage.clone());
+            let gateway = Gateway::new(stage.clone());
             let intake = Intake { formatter: &formatter, db: &db, courier: &gateway, path: EntryPath::Http };
             let mut batch = Batch::default();
             let event = json::parse(text.as_bytes()).unwrap();
@@ -321,7 +384,7 @@ impl Simulation {
     fn deliver(&self) -> Worker {
         let (stage, db) = (self.stage.clone(), self.db.clone());
         Box::pin(async move {
-            let gateway = Gateway(stage.clone());
+            let gateway = Gateway::new(stage.clone());
             let until_ms = gateway.now_ms() + 10_000;
             let outbox = outbox::Outbox { db: &db, courier: &gateway, function: FUNCTION };
             let _ = outbox.deliver(Whose::Any, 64, until_ms).await;
@@ -333,7 +396,7 @@ impl Simulation {
     fn drain(&self) -> Worker {
         let (stage, db, formatter) = (self.stage.clone(), self.db.clone(), self.formatter.clone());
         Box::pin(async move {
-            let gateway = Gateway(stage.clone());
+            let gateway = Gateway::new(stage.clone());
             let intake = Intake { formatter: &formatter, db: &db, courier: &gateway, path: EntryPath::Stream };
             let source = Drain { token: stage.course.token(), stage };
             let _ = drain(&intake, &source, "message", || true).await;
@@ -400,7 +463,7 @@ impl Simulation {
                     self.stage.world().stream.entries.extend_from_slice(missing);
                     order.sent = order.events.len();
                 } else if order.sent < order.events.len() {
-                    workers.push(self.take_in(number));
+                    workers.push(self.take_in_next(number));
                 }
             }
             workers.push(self.deliver());
@@ -420,9 +483,27 @@ impl Simulation {
         panic!("it never ends: {} wait", self.waiting());
     }
 
+    /// All events come again, the way that they came.
+    fn replay(&self) {
+        let accepted = self.stage.world().accepted.len();
+        for (number, order) in self.plan.orders.iter().enumerate() {
+            if order.by_stream {
+                self.stage.world().stream.entries.extend_from_slice(&order.events);
+            } else {
+                for place in 0..order.events.len() {
+                    run_alone(self.take_in(number, place));
+                }
+            }
+        }
+        for worker in [self.drain(), self.deliver()] {
+            run_alone(worker);
+        }
+        assert_eq!(self.stage.world().accepted.len(), accepted, "a replay sends");
+    }
+
     fn waiting(&self) -> i64 {
         let sql = "SELECT count(*) FROM outbox WHERE state IN ('pending', 'sending')";
-        run_alone(self.plain.query_one(sql, [])).unwrap().unwrap().integer(0).unwrap()
+        run_alone(self.stage.plain.query_one(sql, [])).unwrap().unwrap().integer(0).unwrap()
     }
 
     /// The books.
@@ -456,10 +537,10 @@ impl Simulation {
         }
         drop(world);
         for (id, poisoned) in due.keys().map(|id| (id, self.stage.world().poison.contains(id))) {
-            let state = run_alone(ledger::get(&self.plain, id)).unwrap().unwrap().entry.state;
+            let state = run_alone(ledger::get(&self.stage.plain, id)).unwrap().unwrap().entry.state;
             assert_eq!(state, if poisoned { ledger::State::Dead } else { ledger::State::Sent });
         }
-        let kept = run_alone(self.plain.query_one("SELECT count(*) FROM push_events", [])).unwrap().unwrap();
+        let kept = run_alone(self.stage.plain.query_one("SELECT count(*) FROM push_events", [])).unwrap().unwrap();
         assert_eq!(kept.integer(0).unwrap(), self.unclear(), "events that need somebody");
     }
 
@@ -498,6 +579,7 @@ fn simulate(seed: u64, faults: Faults) -> usize {
     let mut simulation = run_alone(Simulation::new(seed, faults));
     simulation.run(STEPS);
     let points = simulation.finish();
+    simulation.replay();
     simulation.check();
     points
 }

@@ -1,6 +1,8 @@
 //! The events that nobody could act on, kept until an operator says what they meant. The messages of the others are
 //! in the outbox.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 use serde_json::value::RawValue;
 use shared::{
@@ -134,7 +136,8 @@ fn entry(row: &Row) -> Result<Entry, DbError> {
         detail: row.text(4)?.to_owned(),
         path: row.text(5)?.to_owned(),
         received_at: clock::rfc3339(row.integer(6)?),
-        operation: optional(7)?,
+        // Claimed without one.
+        operation: optional(7)?.filter(|operation| !operation.is_empty()),
         scenario: optional(8)?,
         resolved_at: row.optional_integer(9)?.map(clock::rfc3339),
     })
@@ -165,11 +168,11 @@ pub(crate) async fn get(db: &Db, id: &str) -> Result<Option<Whole>, DbError> {
     Ok(Some(Whole { entry: entry(&row)?, event, text }))
 }
 
-/// Claims the event for one meaning; `false` if it has another already. `""` stands for none: the event is only
-/// formatted again.
+/// Claims the event for one meaning; `false` if it has another already, or is closed without one. `""` stands for no
+/// operation: the event is only formatted again.
 pub(crate) async fn claim(db: &Db, id: &str, operation: &str) -> Result<bool, DbError> {
     const SQL: &str = "UPDATE push_events SET operation = $1
-        WHERE id = $2 AND (operation IS NULL OR operation = $1)
+        WHERE id = $2 AND (operation = $1 OR (operation IS NULL AND resolved_at_ms IS NULL))
         RETURNING 1";
     Ok(!db.query(SQL, [operation.into(), id.into()]).await?.is_empty())
 }
@@ -188,14 +191,53 @@ pub(crate) async fn resolve(db: &Db, id: &str, scenario: Option<&str>, now_ms: i
     db.execute(SQL, [scenario.into(), now_ms.into(), id.into()]).await
 }
 
+/// Closes the event without a meaning; `false` if it has one already.
+pub(crate) async fn dismiss(db: &Db, id: &str, now_ms: i64) -> Result<bool, DbError> {
+    const SQL: &str = "UPDATE push_events SET resolved_at_ms = coalesce(resolved_at_ms, $1)
+        WHERE id = $2 AND operation IS NULL AND scenario IS NULL
+        RETURNING 1";
+    Ok(!db.query(SQL, [now_ms.into(), id.into()]).await?.is_empty())
+}
+
+/// Closes those of the events that wait for somebody, as they became these scenarios' messages after all.
+pub(crate) async fn close(db: &Db, became: &BTreeMap<&str, &str>, now_ms: i64) -> Result<(), DbError> {
+    const SQL: &str = "UPDATE push_events SET scenario = r.value, resolved_at_ms = $1
+        FROM json_each($2) AS r
+        WHERE push_events.id = r.key AND push_events.resolved_at_ms IS NULL";
+    if became.is_empty() {
+        return Ok(());
+    }
+    let became = serde_json::to_string(became).map_err(|error| DbError::Other(error.to_string()))?;
+    db.execute(SQL, [now_ms.into(), became.into()]).await
+}
+
 /// How many events of each outcome wait for somebody.
-pub(crate) async fn open(db: &Db) -> Result<std::collections::BTreeMap<String, i64>, DbError> {
+pub(crate) async fn open(db: &Db) -> Result<BTreeMap<String, i64>, DbError> {
     const SQL: &str = "SELECT outcome, count(*) FROM push_events WHERE resolved_at_ms IS NULL GROUP BY outcome";
     let mut open = ["ambiguous", "rejected"].map(|outcome| (outcome.to_owned(), 0)).into_iter().collect();
-    let add = |open: &mut std::collections::BTreeMap<String, i64>, row: &Row| {
+    let add = |open: &mut BTreeMap<String, i64>, row: &Row| {
         open.insert(row.text(0)?.to_owned(), row.integer(1)?);
         Ok::<_, DbError>(())
     };
     db.query(SQL, []).await?.iter().try_for_each(|row| add(&mut open, row))?;
     Ok(open)
+}
+
+/// Why events wait for somebody.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Reason {
+    pub(crate) outcome: String,
+    pub(crate) detail: String,
+    /// How many events wait for it.
+    pub(crate) count: i64,
+}
+
+/// Why events wait for somebody: the most frequent reasons first, at most `limit`.
+pub(crate) async fn reasons(db: &Db, limit: i64) -> Result<Vec<Reason>, DbError> {
+    const SQL: &str = "SELECT outcome, detail, count(*) FROM push_events WHERE resolved_at_ms IS NULL
+        GROUP BY outcome, detail ORDER BY count(*) DESC, max(seq) DESC LIMIT $1";
+    let reason = |row: &Row| {
+        Ok(Reason { outcome: row.text(0)?.to_owned(), detail: row.text(1)?.to_owned(), count: row.integer(2)? })
+    };
+    db.query(SQL, [limit.into()]).await?.iter().map(reason).collect()
 }

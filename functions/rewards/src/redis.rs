@@ -12,7 +12,7 @@ use shared::{
     log::{EntryPath, Line},
     outbox::Whose,
     problem::{Fault, Problem},
-    stream::{RedisStream, rung},
+    stream::{Drained, RedisStream, rung},
 };
 
 use crate::{
@@ -62,7 +62,8 @@ async fn from_stream() -> Result<(), Problem> {
     let drained = drain(&rewards, &source, &config.stream.field, || started.elapsed() < SPEND).await;
     let told = rewards.tell(|| started.elapsed() < SPEND).await;
     // What waits is delivered also when the stream could not be read.
-    let delivered = rewards.outbox().deliver(Whose::Any, usize::MAX, clock::after_ms(SPEND)).await;
+    let brought = !matches!(drained, Ok(Drained { read: 0, .. }));
+    let delivered = rewards.outbox().deliver_rung(brought, clock::after_ms(SPEND)).await;
     drained?;
     told?;
     delivered?;

@@ -10,6 +10,9 @@ const LONGEST_MS: i64 = 600 * SECOND_MS;
 const CUT_SHORT_MAX: i64 = 6;
 /// A message that nobody took for so long is given up.
 pub const GIVEN_UP_AFTER_MS: i64 = 24 * 3_600 * SECOND_MS;
+/// But not before so many attempts: hours in which nobody was there to try are no trying. It takes over two hours to make
+/// them, and about a hundred are made in a day.
+pub(super) const GIVEN_UP_ATTEMPTS: i64 = 20;
 
 /// What becomes of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]

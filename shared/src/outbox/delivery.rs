@@ -6,7 +6,7 @@ use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
 
 use super::{
     Answer, Attempted, Courier, Outbox, Tally, Whose,
-    backoff::{Verdict, verdict},
+    backoff::{GIVEN_UP_ATTEMPTS, Verdict, verdict},
     store::{self, LeaseRequest, Leased, Outcome},
 };
 use crate::{clock, db::DbError};
@@ -90,10 +90,19 @@ impl<'a, C: Courier> Delivery<'a, C> {
         self.post_and_settle(whose).await;
         // What was taken and not tried is nobody's fault, whatever happened to the rest.
         let given_back = self.give_back().await;
-        match self.fault {
-            Some(fault) => Err(fault),
-            None => given_back.map(|()| self.tally),
+        self.note(given_back);
+        if self.stalled() {
+            let Outbox { db, courier, .. } = self.outbox;
+            let noted = store::note_stall(db, courier.queue(), courier.now_ms()).await;
+            self.note(noted);
         }
+        self.fault.map_or(Ok(self.tally), Err)
+    }
+
+    /// Whether the gateway took nothing, until there was no time, or no use in going on.
+    fn stalled(&self) -> bool {
+        let Tally { sent, logged, retrying, .. } = self.tally;
+        self.fault.is_none() && sent + logged == 0 && retrying > 0 && !self.may_begin()
     }
 
     /// After a fault of the database, too, what was posted ends and is settled: the next statement may do its work.
@@ -193,9 +202,10 @@ impl<'a, C: Courier> Delivery<'a, C> {
         // One that is far slower than the others counts for little.
         let took_ms: i64 = ended.iter().map(|post| post.ended_at_ms - post.began_at_ms).sum();
         let mean_ms = took_ms / i64::try_from(ended.len()).unwrap_or(1).max(1);
-        self.post_ms = Some((3 * self.post_ms.unwrap_or_default() + mean_ms) / 4);
+        self.post_ms = Some(self.post_ms.map_or(mean_ms, |post_ms| (3 * post_ms + mean_ms) / 4));
         for Ended { row, answer, began_at_ms, ended_at_ms } in ended {
-            let given_up = ended_at_ms - row.tried_since_ms >= courier.given_up_after_ms();
+            let given_up =
+                row.attempts >= GIVEN_UP_ATTEMPTS && ended_at_ms - row.tried_since_ms >= courier.given_up_after_ms();
             let verdict = verdict(&row.id, row.attempts, given_up, &answer, ended_at_ms);
             let reason = reason(&answer);
             let (state, said, due_at_ms, tally) = match verdict {
@@ -229,7 +239,7 @@ impl<'a, C: Courier> Delivery<'a, C> {
             });
             // Only a row that had failed before can have held others back.
             if state == "dead" || (state != "pending" && row.attempts > 1) {
-                judged.freed.push(row.order_id.clone());
+                judged.freed.push(row.id.clone());
             }
             let line = attempt_line(began_at_ms, said, reason.as_deref(), took_ms);
             judged.outcomes.push(Outcome { id: row.id, order_id: row.order_id, state, due_at_ms, line });
@@ -263,7 +273,7 @@ async fn post(courier: &impl Courier, mut row: Leased, until_ms: i64) -> Ended {
 #[derive(Default)]
 struct Judged {
     outcomes: Vec<Outcome>,
-    /// Orders whose later messages wait no more.
+    /// Rows behind which nothing waits any more.
     freed: Vec<String>,
     /// What is wrong with our own configuration.
     alarm: Option<String>,

@@ -151,6 +151,12 @@ pub async fn list(db: &Db, filter: &Filter, limit: usize) -> Result<Vec<Entry>, 
         .and("created_at_ms >=", filter.from_ms)
         .and("created_at_ms <", filter.to_ms)
         .and("seq <", filter.cursor);
+    // An order or a person has few messages, a state may have many.
+    let by_state = filter.order_id.is_none() && filter.recipient.is_none();
+    let select = match filter.state {
+        Some(state) if by_state && state != State::Sent => select.only("state <> 'sent'"),
+        _ => select,
+    };
     select.newest(limit).rows(db).await?.iter().map(entry).collect()
 }
 
@@ -213,7 +219,7 @@ pub async fn retry(db: &Db, id: &str, now_ms: i64) -> Result<bool, DbError> {
     Ok(!db.query(SQL, [now_ms.into(), id.into()]).await?.is_empty())
 }
 
-/// Makes at most `rows` messages in `state` due now, the oldest first, and returns how many.
+/// Makes at most `rows` messages in `state`, which is not `sent`, due now, the oldest first, and returns how many.
 ///
 /// # Errors
 /// Those of the database.
@@ -222,7 +228,8 @@ pub async fn retry_some(db: &Db, state: State, rows: i64, now_ms: i64) -> Result
     const SQL: &str = "UPDATE outbox SET state = 'pending', due_at_ms = $1, lease = NULL, attempts = min(attempts, 1),
             tried_since_ms = NULL, settled_at_ms = NULL
         WHERE seq IN (SELECT seq FROM outbox
-            WHERE queue = 'messages' AND state = $2 AND body IS NOT NULL AND (state <> 'pending' OR due_at_ms > $1)
+            WHERE queue = 'messages' AND state = $2 AND state <> 'sent' AND body IS NOT NULL
+                AND (state <> 'pending' OR due_at_ms > $1)
             ORDER BY seq LIMIT $3)
         RETURNING 1";
     Ok(db.query(SQL, [now_ms.into(), state.as_str().into(), rows.into()]).await?.len() as u64)
@@ -255,7 +262,9 @@ pub struct Sent {
 /// # Errors
 /// Those of the database.
 pub async fn stats(db: &Db, now_ms: i64) -> Result<Stats, DbError> {
-    const STATES: &str = "SELECT state, count(*) FROM outbox WHERE queue = 'messages' GROUP BY state";
+    const STATES: &str = "SELECT state, count(*) FROM outbox
+        WHERE queue = 'messages' AND state <> 'sent' GROUP BY state
+        UNION ALL SELECT 'sent', sent FROM outbox_sent WHERE queue = 'messages'";
     const OLDEST: &str = "SELECT min(created_at_ms) FROM outbox
         WHERE state IN ('pending', 'sending') AND queue = 'messages'";
     const SENT: &str = "SELECT coalesce(sum(settled_at_ms > $1 - 60000), 0),

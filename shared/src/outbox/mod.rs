@@ -30,6 +30,8 @@ use crate::{
 const ENQUEUED_MAX: usize = 1_000;
 /// A body is kept so long after its message was sent.
 const BODY_KEPT_MS: i64 = 30 * 24 * 3_600_000;
+/// So long after a delivery that achieved nothing, a ring that brought nothing does not begin another.
+const STALLED_MS: i64 = 5_000;
 /// Bodies that one delivery removes: a small bite, as it holds the database's write lock.
 const BODIES_REMOVED: i64 = 200;
 
@@ -90,7 +92,7 @@ pub trait Courier: Send + Sync {
     fn queue(&self) -> &str {
         MESSAGES
     }
-    /// After how long a row that nobody took is given up, in ms.
+    /// After how long a row that nobody took is given up, in ms, if it was tried often enough.
     fn given_up_after_ms(&self) -> i64 {
         backoff::GIVEN_UP_AFTER_MS
     }
@@ -162,6 +164,20 @@ impl<C: Courier> Outbox<'_, C> {
     /// Those of the database; what was taken and not settled is taken again when its lease ends.
     pub async fn deliver(&self, whose: Whose<'_>, rows: usize, until_ms: i64) -> Result<Tally, DbError> {
         Delivery::new(self, rows, until_ms).run(whose).await
+    }
+
+    /// Posts what is due at a ring of a stream's doorbell, of whose drain `brought` says whether it read entries. A ring
+    /// holds all functions' Redis events up: one that brought none posts nothing where the gateway has just kept a
+    /// delivery for nothing, and nothing was sent since.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn deliver_rung(&self, brought: bool, until_ms: i64) -> Result<Tally, DbError> {
+        let since_ms = self.courier.now_ms() - STALLED_MS;
+        if !brought && store::has_stalled(self.db, self.courier.queue(), since_ms).await? {
+            return Ok(Tally::default());
+        }
+        self.deliver(Whose::Any, usize::MAX, until_ms).await
     }
 
     /// How many messages wait.

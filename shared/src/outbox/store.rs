@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::db::{Db, DbError, Migration, Row, Value};
 
 /// The outbox's tables, which all functions share.
-pub const MIGRATIONS: &[Migration] = &[TABLES, QUEUES];
+pub const MIGRATIONS: &[Migration] = &[TABLES, QUEUES, STALLS, COUNTS];
 
 const TABLES: Migration = Migration {
     version: 1,
@@ -17,7 +17,7 @@ const TABLES: Migration = Migration {
         // `seq` is the order of arrival, which decides between changes of the same instant. The id is the
         // message's: a replay meets the row that is there, also when its body is long gone.
         // `due_at_ms` is when somebody may take the row: of a `pending` one the next attempt, of a `sending` one
-        // the end of its lease. `tried_since_ms` starts the 24 hours after which it is given up.
+        // the end of its lease. `tried_since_ms` starts the 24 hours after which it may be given up.
         // `attempt_log` has a JSON line for each attempt: appended in the statement that settles it, none is lost.
         "CREATE TABLE outbox (
             seq INTEGER PRIMARY KEY,
@@ -66,6 +66,36 @@ const QUEUES: Migration = Migration {
         "DROP INDEX outbox_waiting",
         "CREATE INDEX outbox_waiting ON outbox (queue, order_id, occurred_at_ms, seq)
             WHERE state IN ('pending', 'sending')",
+    ],
+};
+
+const STALLS: Migration = Migration {
+    version: 3,
+    statements: &[
+        // When a delivery of a queue last spent itself on a gateway that took nothing, for all instances together.
+        "CREATE TABLE outbox_stalls (queue TEXT PRIMARY KEY, at_ms INTEGER NOT NULL)",
+    ],
+};
+
+const COUNTS: Migration = Migration {
+    version: 4,
+    statements: &[
+        // Operators count and list what is not sent, which is little beside what is: the table only grows. An INSERT pays
+        // for one entry more, at an end of the index.
+        "CREATE INDEX outbox_unsent ON outbox (queue, state, seq) WHERE state <> 'sent'",
+        "DROP INDEX outbox_dead",
+        // What is sent is counted when it becomes that, and not at each look.
+        "CREATE TABLE outbox_sent (queue TEXT PRIMARY KEY, sent INTEGER NOT NULL)",
+        "INSERT INTO outbox_sent (queue, sent) SELECT queue, count(*) FROM outbox WHERE state = 'sent' GROUP BY queue",
+        "CREATE TRIGGER outbox_counts_sent AFTER UPDATE OF state ON outbox
+            WHEN NEW.state = 'sent' AND OLD.state <> 'sent'
+        BEGIN
+            INSERT INTO outbox_sent (queue, sent) VALUES (NEW.queue, 1) ON CONFLICT (queue) DO UPDATE SET sent = sent + 1;
+        END",
+        "CREATE TRIGGER outbox_counts_removed AFTER DELETE ON outbox WHEN OLD.state = 'sent'
+        BEGIN
+            UPDATE outbox_sent SET sent = sent - 1 WHERE queue = OLD.queue;
+        END",
     ],
 };
 
@@ -249,23 +279,28 @@ pub(super) async fn settle(db: &Db, outcomes: &[Outcome], token: &str, now_ms: i
     db.execute(SQL, [now_ms.into(), json(&outcomes)?.into(), token.into()]).await
 }
 
-/// Lets what waits behind these rows wait until the given times: nobody needs to look at it before.
+/// Lets what waits behind these rows wait until the given times: nobody needs to look at it before. A row whose
+/// failure did not count holds nothing back.
 pub(super) async fn hold_back(db: &Db, queue: &str, retried: &[&Outcome]) -> Result<(), DbError> {
     const SQL: &str = "UPDATE outbox SET due_at_ms = r.due_at_ms
         FROM (SELECT b.order_id, b.occurred_at_ms, b.seq, value ->> 'due_at_ms' AS due_at_ms
-            FROM json_each($1) JOIN outbox AS b ON b.id = value ->> 'id') AS r
+            FROM json_each($1) JOIN outbox AS b ON b.id = value ->> 'id'
+            WHERE b.state = 'pending' AND b.due_at_ms = value ->> 'due_at_ms') AS r
         WHERE outbox.queue = $2 AND outbox.order_id = r.order_id AND outbox.state = 'pending'
             AND outbox.due_at_ms < r.due_at_ms
             AND (outbox.occurred_at_ms, outbox.seq) > (r.occurred_at_ms, r.seq)";
     db.execute(SQL, [json(&retried)?.into(), queue.into()]).await
 }
 
-/// Makes due what was held back behind rows that wait no more.
-pub(super) async fn let_go(db: &Db, queue: &str, order_ids: &[String], now_ms: i64) -> Result<(), DbError> {
+/// Makes due what was held back behind rows that wait no more, also what had failed before: the gateway is there.
+pub(super) async fn let_go(db: &Db, queue: &str, ids: &[String], now_ms: i64) -> Result<(), DbError> {
     const SQL: &str = "UPDATE outbox SET due_at_ms = $1
-        WHERE state = 'pending' AND attempts = 0 AND due_at_ms > $1
-            AND order_id IN (SELECT value FROM json_each($2)) AND queue = $3";
-    db.execute(SQL, [now_ms.into(), json(&order_ids)?.into(), queue.into()]).await
+        FROM (SELECT b.order_id, b.occurred_at_ms, b.seq
+            FROM json_each($2) JOIN outbox AS b ON b.id = value) AS r
+        WHERE outbox.queue = $3 AND outbox.order_id = r.order_id AND outbox.state = 'pending'
+            AND outbox.due_at_ms > $1
+            AND (outbox.occurred_at_ms, outbox.seq) > (r.occurred_at_ms, r.seq)";
+    db.execute(SQL, [now_ms.into(), json(&ids)?.into(), queue.into()]).await
 }
 
 /// Gives back rows that were leased and not tried. They were due, and are again at the place of their age, not behind
@@ -301,6 +336,21 @@ pub(super) async fn may_say(db: &Db, what: &str, now_ms: i64, every_ms: i64) -> 
         ON CONFLICT (what) DO UPDATE SET said_at_ms = $2 WHERE said_at_ms <= $2 - $3
         RETURNING 1";
     Ok(!db.query(SQL, [what.into(), now_ms.into(), every_ms.into()]).await?.is_empty())
+}
+
+/// Keeps when a delivery spent itself on a gateway that took nothing.
+pub(super) async fn note_stall(db: &Db, queue: &str, now_ms: i64) -> Result<(), DbError> {
+    const SQL: &str = "INSERT INTO outbox_stalls (queue, at_ms) VALUES ($1, $2)
+        ON CONFLICT (queue) DO UPDATE SET at_ms = $2";
+    db.execute(SQL, [queue.into(), now_ms.into()]).await
+}
+
+/// Whether a delivery did so since then, and nothing was sent after it.
+pub(super) async fn has_stalled(db: &Db, queue: &str, since_ms: i64) -> Result<bool, DbError> {
+    const SQL: &str = "SELECT 1 FROM outbox_stalls AS s WHERE s.queue = $1 AND s.at_ms > $2
+            AND NOT EXISTS (SELECT 1 FROM outbox AS o WHERE o.settled_at_ms IS NOT NULL AND o.body IS NOT NULL
+                AND o.settled_at_ms >= s.at_ms AND o.queue = s.queue)";
+    Ok(!db.query(SQL, [queue.into(), since_ms.into()]).await?.is_empty())
 }
 
 /// A batch as one value.

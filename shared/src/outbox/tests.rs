@@ -3,10 +3,12 @@
 use std::{
     collections::HashMap,
     sync::{
-        Mutex,
+        Arc, Mutex,
         atomic::{AtomicI64, Ordering},
     },
 };
+
+use futures::future::BoxFuture;
 
 use super::{
     delivery::LEASE_MS,
@@ -15,7 +17,7 @@ use super::{
     *,
 };
 use crate::{
-    db::{migration::migrate, native::Native},
+    db::{Engine, Row, Value, migration::migrate, native::Native},
     id::Id,
     message::{Accounts, Channel, Notice, Recipient, Role, Text},
 };
@@ -144,6 +146,25 @@ async fn deliver(outbox: &Outbox<'_, World>) -> Tally {
     outbox.deliver(Whose::Any, usize::MAX, FOREVER).await.unwrap()
 }
 
+/// Takes what is due at the start as somebody else would, and returns how many rows that is.
+async fn lease(db: &Db, token: &str) -> usize {
+    let request = LeaseRequest {
+        whose: Whose::Any,
+        queue: MESSAGES,
+        token,
+        now_ms: START,
+        until_ms: START + LEASE_MS,
+        rows: 10,
+        new_alone: false,
+    };
+    store::lease(db, &request).await.unwrap().len()
+}
+
+fn failure(message: &Message, due_at_ms: i64) -> Outcome {
+    let (id, order_id) = (message.id.clone(), message.order_id.as_str().to_owned());
+    Outcome { id, order_id, state: "pending", due_at_ms, line: String::new() }
+}
+
 #[tokio::test]
 async fn a_message_goes_out_once_however_often_it_is_enqueued() {
     let (db, world) = (database().await, World::new());
@@ -218,30 +239,14 @@ async fn a_row_is_sent_by_one_delivery_at_a_time_and_by_the_next_when_its_lease_
     let outbox = outbox(&db, &world);
     let message = message(1, "a", 0);
     outbox.enqueue(std::slice::from_ref(&message)).await.unwrap();
-    let request = LeaseRequest {
-        whose: Whose::Any,
-        queue: MESSAGES,
-        token: "dies",
-        now_ms: START,
-        until_ms: START + LEASE_MS,
-        rows: 10,
-        new_alone: false,
-    };
-    assert_eq!(store::lease(&db, &request).await.unwrap().len(), 1);
+    assert_eq!(lease(&db, "dies").await, 1);
     assert_eq!(deliver(&outbox).await, Tally::default());
     world.pass(LEASE_MS - 1);
     assert_eq!(deliver(&outbox).await, Tally::default());
     world.pass(1);
     assert_eq!(deliver(&outbox).await.sent, 1);
     // The one that was thought dead comes back with a failure, which counts no more.
-    let failure = Outcome {
-        id: message.id.clone(),
-        order_id: "1".into(),
-        state: "pending",
-        due_at_ms: START,
-        line: String::new(),
-    };
-    store::settle(&db, &[failure], "dies", world.now_ms()).await.unwrap();
+    store::settle(&db, &[failure(&message, START)], "dies", world.now_ms()).await.unwrap();
     assert_eq!(state(&db, &message).await, State::Sent);
 }
 
@@ -258,6 +263,39 @@ async fn a_gateway_that_is_down_is_not_asked_for_every_message() {
     world.answers(Answer::Accepted);
     world.pass(2_000);
     assert_eq!(deliver(&outbox).await.sent, 200, "what was given back is due again");
+}
+
+#[tokio::test]
+async fn a_ring_that_brought_nothing_does_not_ask_a_gateway_that_just_failed() {
+    let (db, world) = (database().await, World::new());
+    let outbox = outbox(&db, &world);
+    let messages: Vec<_> = (0..100).map(|order| message(order, "a", 0)).collect();
+    outbox.enqueue(&messages).await.unwrap();
+    world.answers(down());
+    deliver(&outbox).await;
+    assert_eq!(outbox.deliver_rung(false, FOREVER).await.unwrap(), Tally::default());
+    assert!(outbox.deliver_rung(true, FOREVER).await.unwrap().retrying > 0, "what came in is tried");
+    world.pass(5_000);
+    assert!(outbox.deliver_rung(false, FOREVER).await.unwrap().retrying > 0, "it may be there again");
+    assert_eq!(outbox.deliver_rung(false, FOREVER).await.unwrap(), Tally::default());
+    world.answers(Answer::Accepted);
+    assert_eq!(outbox.deliver(Whose::Any, 1, FOREVER).await.unwrap().sent, 1);
+    assert!(outbox.deliver_rung(false, FOREVER).await.unwrap().sent > 0, "it is there again");
+}
+
+#[tokio::test]
+async fn a_failure_or_two_keep_no_ring_from_delivering_and_time_spent_on_nothing_does() {
+    for (failing, post_ms, tried) in [(2, 0, true), (2, 1_000, false)] {
+        let (db, world) = (database().await, World::new());
+        let outbox = outbox(&db, &world);
+        let messages: Vec<_> = (0..failing).map(|order| message(order, "a", 0)).collect();
+        outbox.enqueue(&messages).await.unwrap();
+        world.answers(down());
+        world.post_ms.store(post_ms, Ordering::Relaxed);
+        outbox.deliver(Whose::Any, usize::MAX, START + 1_000).await.unwrap();
+        world.pass(2_000);
+        assert_eq!(outbox.deliver_rung(false, FOREVER).await.unwrap().retrying > 0, tried, "{post_ms} ms");
+    }
 }
 
 #[tokio::test]
@@ -360,6 +398,76 @@ async fn what_a_retry_sends_lets_go_of_what_waited_behind_it() {
 }
 
 #[tokio::test]
+async fn what_a_retry_sends_lets_go_of_what_was_tried_before_it() {
+    let (db, world) = (database().await, World::new());
+    let outbox = outbox(&db, &world);
+    let (earlier, later) = (message(1, "a", 0), message(1, "b", 1));
+    outbox.enqueue(std::slice::from_ref(&later)).await.unwrap();
+    world.answers(down());
+    deliver(&outbox).await;
+    outbox.enqueue(std::slice::from_ref(&earlier)).await.unwrap();
+    world.answers(Answer::Refused { status: 503, retry_after_ms: Some(3_600_000) });
+    deliver(&outbox).await;
+    world.pass(60_000);
+    assert!(ledger::retry(&db, &earlier.id, world.now_ms()).await.unwrap());
+    world.answers(Answer::Accepted);
+    world.got();
+    deliver(&outbox).await;
+    assert_eq!(world.got(), ids(&[&earlier, &later]));
+}
+
+#[tokio::test]
+async fn what_is_sent_lets_nothing_go_that_happened_before_it() {
+    let (db, world) = (database().await, World::new());
+    let outbox = outbox(&db, &world);
+    let (earlier, later) = (message(1, "a", 0), message(1, "b", 1));
+    outbox.enqueue(std::slice::from_ref(&later)).await.unwrap();
+    assert_eq!(lease(&db, "slow").await, 1);
+    outbox.enqueue(std::slice::from_ref(&earlier)).await.unwrap();
+    world.answers(Answer::Refused { status: 503, retry_after_ms: Some(3_600_000) });
+    assert_eq!(deliver(&outbox).await.retrying, 1);
+    store::let_go(&db, MESSAGES, &ids(&[&later]), START).await.unwrap();
+    assert_eq!(deliver(&outbox).await, Tally::default(), "it waits for what the gateway asked for");
+}
+
+#[tokio::test]
+async fn a_failure_that_counts_no_more_holds_nothing_back() {
+    let (db, world) = (database().await, World::new());
+    let outbox = outbox(&db, &world);
+    let (first, second) = (message(1, "a", 0), message(1, "b", 1));
+    outbox.enqueue(&[first.clone(), second.clone()]).await.unwrap();
+    assert_eq!(lease(&db, "dies").await, 1);
+    world.pass(LEASE_MS);
+    assert_eq!(outbox.deliver(Whose::These(&ids(&[&first])), 1, FOREVER).await.unwrap().sent, 1);
+    let failure = failure(&first, world.now_ms() + 3_600_000);
+    store::settle(&db, std::slice::from_ref(&failure), "dies", world.now_ms()).await.unwrap();
+    store::hold_back(&db, MESSAGES, &[&failure]).await.unwrap();
+    assert_eq!(deliver(&outbox).await.sent, 1);
+}
+
+#[tokio::test]
+async fn a_message_is_given_up_after_a_day_in_which_it_was_tried() {
+    const DAY_MS: i64 = 24 * 3_600_000;
+    let (db, world) = (database().await, World::new());
+    let outbox = outbox(&db, &world);
+    world.answers(down());
+    let tried_all_day = message(1, "a", 0);
+    outbox.enqueue(std::slice::from_ref(&tried_all_day)).await.unwrap();
+    while deliver(&outbox).await.dead == 0 {
+        world.pass(900_000);
+    }
+    assert_eq!(world.now_ms() - START, DAY_MS);
+
+    let hardly_tried = message(2, "a", 0);
+    outbox.enqueue(std::slice::from_ref(&hardly_tried)).await.unwrap();
+    world.got();
+    while deliver(&outbox).await.dead == 0 {
+        world.pass(DAY_MS);
+    }
+    assert_eq!(world.got().len(), 20, "nobody was there for most of these days");
+}
+
+#[tokio::test]
 async fn a_call_finds_its_own_messages_by_their_ids() {
     let (db, _) = (database().await, World::new());
     let sql = "EXPLAIN QUERY PLAN SELECT o.seq FROM outbox AS o WHERE o.state IN ('pending', 'sending')
@@ -367,6 +475,70 @@ async fn a_call_finds_its_own_messages_by_their_ids() {
     let plan = db.query(sql, []).await.unwrap();
     let plan: Vec<_> = plan.iter().map(|row| row.text(3).unwrap().to_owned()).collect();
     assert!(plan.iter().any(|step| step.contains("(id=?)")), "{plan:?}");
+}
+
+#[tokio::test]
+async fn what_was_sent_before_it_was_counted_counts() {
+    let db = Native::in_memory();
+    migrate(&db, "outbox", &MIGRATIONS[..3]).await.unwrap();
+    let world = World::new();
+    outbox(&db, &world).enqueue(&[message(1, "a", 0), message(2, "a", 0)]).await.unwrap();
+    db.execute("UPDATE outbox SET state = 'sent' WHERE order_id = '1'", []).await.unwrap();
+    migrate(&db, "outbox", MIGRATIONS).await.unwrap();
+    let states = ledger::stats(&db, START).await.unwrap().by_state;
+    assert_eq!((states["sent"], states["pending"]), (1, 1));
+}
+
+/// A list that reads the whole table is fast in every test and slow after a year.
+#[tokio::test]
+async fn what_an_operator_asks_is_answered_by_indexes_alone() {
+    struct Explained(Db, Arc<Mutex<Vec<String>>>);
+    impl Engine for Explained {
+        fn run<'a>(&'a self, sql: &'a str, values: Vec<Value>) -> BoxFuture<'a, Result<Vec<Row>, DbError>> {
+            Box::pin(async move {
+                let plan = self.0.query(&format!("EXPLAIN QUERY PLAN {sql}"), values.clone()).await?;
+                let steps = plan.iter().map(|row| row.text(3).unwrap().to_owned());
+                self.1.lock().unwrap().extend(steps.filter(|step| step.contains("outbox")));
+                self.0.query(sql, values).await
+            })
+        }
+    }
+    let plan = Arc::new(Mutex::new(Vec::new()));
+    let db = Db::new(Explained(database().await, plan.clone()));
+    let steps = || std::mem::take(&mut *plan.lock().unwrap());
+
+    ledger::stats(&db, START).await.unwrap();
+    let stats = steps();
+    assert!(stats.iter().all(|step| step.starts_with("SEARCH")), "{stats:?}");
+    assert!(stats.contains(&"SEARCH outbox USING COVERING INDEX outbox_unsent (queue=?)".into()), "{stats:?}");
+
+    let by_state = "SEARCH outbox USING INDEX outbox_unsent (queue=? AND state=?)";
+    let pending = Filter { state: Some(State::Pending), ..Filter::default() };
+    ledger::list(&db, &pending, 50).await.unwrap();
+    assert_eq!(steps(), [by_state]);
+    let of_an_order = Filter { order_id: Some("1".into()), ..pending };
+    ledger::list(&db, &of_an_order, 50).await.unwrap();
+    assert_eq!(steps(), ["SEARCH outbox USING INDEX outbox_order (order_id=?)"]);
+    ledger::retry_some(&db, State::Dead, 50, START).await.unwrap();
+    assert!(steps().iter().any(|step| step.contains("outbox_unsent (queue=? AND state=?)")));
+}
+
+#[tokio::test]
+async fn what_is_sent_is_counted_as_it_is() {
+    let (db, world) = (database().await, World::new());
+    let outbox = outbox(&db, &world);
+    let messages: Vec<_> = (0..20).map(|order| message(order, "a", 0)).collect();
+    outbox.enqueue(&messages).await.unwrap();
+    messages.iter().take(5).for_each(|message| world.answers_to(message, down()));
+    deliver(&outbox).await;
+    outbox.enqueue(&messages).await.unwrap();
+    let sent = async || ledger::stats(&db, START).await.unwrap().by_state["sent"];
+    assert_eq!(sent().await, 15);
+    // Whoever is late tells what is known.
+    store::settle(&db, &[Outcome { state: "sent", ..failure(&messages[9], START) }], "late", START).await.unwrap();
+    assert_eq!(sent().await, 15);
+    db.execute("DELETE FROM outbox WHERE id = $1", [messages[9].id.as_str().into()]).await.unwrap();
+    assert_eq!(sent().await, 14);
 }
 
 #[tokio::test]
@@ -385,14 +557,16 @@ async fn when_time_is_over_every_post_that_was_made_is_settled_and_the_rest_give
 
 #[tokio::test]
 async fn no_post_begins_that_would_be_cut_short() {
-    let (db, world) = (database().await, World::new());
-    let outbox = outbox(&db, &world);
-    let messages: Vec<_> = (0..20).map(|place| message(1, &format!("m{place}"), place)).collect();
-    outbox.enqueue(&messages).await.unwrap();
-    world.post_ms.store(150, Ordering::Relaxed);
-    let tally = outbox.deliver(Whose::Any, usize::MAX, START + 1_000).await.unwrap();
-    assert!((4..=6).contains(&tally.sent), "{tally:?}");
-    assert!(world.now_ms() <= START + 1_000, "the last one ended {} ms too late", world.now_ms() - START - 1_000);
+    for (post_ms, posts) in [(150, 4..=6), (600, 1..=1)] {
+        let (db, world) = (database().await, World::new());
+        let outbox = outbox(&db, &world);
+        let messages: Vec<_> = (0..20).map(|place| message(1, &format!("m{place}"), place)).collect();
+        outbox.enqueue(&messages).await.unwrap();
+        world.post_ms.store(post_ms, Ordering::Relaxed);
+        let tally = outbox.deliver(Whose::Any, usize::MAX, START + 1_000).await.unwrap();
+        assert!(posts.contains(&tally.sent), "{post_ms} ms: {tally:?}");
+        assert!(world.now_ms() <= START + 1_000, "the last one ended {} ms too late", world.now_ms() - START - 1_000);
+    }
 }
 
 #[tokio::test]
