@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use harness::{
     Gateway, Redis, Runtime, http_client,
     runtime::{Builder, Kind},
@@ -12,6 +12,7 @@ use harness::{
 use redis::ToRedisArgs;
 use reqwest::{Method, RequestBuilder, Response};
 use serde_json::Value;
+use tokio::time::{sleep, timeout};
 
 /// What services send.
 pub const API_TOKEN: &str = "a-service";
@@ -21,6 +22,11 @@ pub const ADMIN_TOKEN: &str = "an-operator";
 pub const CARD_KEY: &str = "e2e:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 /// Longer than anything here takes on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Spin ends within this time of its Redis.
+const ENDS_WITHIN: Duration = Duration::from_secs(10);
+/// The pauses between starts that fail double between these.
+const PAUSES: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(8)];
 
 /// The running application and what it stands on.
 #[derive(Debug)]
@@ -96,11 +102,18 @@ impl App {
     }
 
     /// Starts Redis again on the same port, as after a power cut if it still runs. The Redis triggers have subscribed
-    /// again: Spin ends with its Redis, so that it is started again as well, as a supervisor does.
+    /// again: Spin ends with its Redis, and is started again as a supervisor does, with growing pauses.
     pub async fn restart_redis(&mut self) -> Result<()> {
         self.redis.as_mut().context("no Redis runs")?.restart().await?;
         if self.runtime.kind() == Kind::Spin {
-            self.runtime.restart().await?;
+            // Mostly it has ended by itself; what is still there is killed.
+            let _ = timeout(ENDS_WITHIN, self.runtime.wait()).await;
+            let [mut pause, longest] = PAUSES;
+            while let Err(error) = self.runtime.restart().await {
+                ensure!(pause <= longest, "it does not start again: {error:#}");
+                sleep(pause).await;
+                pause *= 2;
+            }
         }
         self.wait_for_subscriptions().await
     }
