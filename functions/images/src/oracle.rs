@@ -326,9 +326,15 @@ fn rest(body: &[u8], url: &Url, media: Media) -> Rest {
     while let Some((char, length)) = character(body, at, depth) {
         let opened = text.iter().filter(|(char, ..)| *char == '(').count();
         let closed = text.iter().filter(|(char, ..)| *char == ')').count();
-        let follows =
-            |text: &str| body.get(at + 1..at + 1 + text.len()).is_some_and(|b| b.eq_ignore_ascii_case(text.as_bytes()));
-        let another = length == 1 && ",;".contains(char) && ["http", "//", "\\/\\/"].iter().any(|text| follows(text));
+        let behind = body.get(at + 1..).unwrap_or_default();
+        let scheme = behind.get(..4).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"http"));
+        // Of one spelling, but for the case of its letters.
+        let slash = |at: usize| {
+            character(body, at, 0).filter(|(char, _)| *char == '/').map(|(_, length)| &body[at..at + length])
+        };
+        let slashes = slash(at + 1)
+            .is_some_and(|first| slash(at + 1 + first.len()).is_some_and(|second| second.eq_ignore_ascii_case(first)));
+        let another = length == 1 && ",;".contains(char) && (scheme || slashes);
         if !(char.is_ascii_alphanumeric() || "-._~:/?#@!$&()*+,;=%".contains(char))
             || (text.is_empty() && !"/?#".contains(char))
             || (char == ')' && opened == closed)
@@ -1263,6 +1269,19 @@ fn each_of_these_becomes_what_it_must_at_any_cut() {
         (None, Media::Other, "https://img10.360buyimg.com&period;evil.example/a", ""),
         (None, Media::Other, "https://img10.360buyimg.com&commat;evil.example/a", ""),
         (None, Media::Other, "https://img10.360buyimg.com&rdquo;", "https://new.example.com&rdquo;"),
+        // Behind a comma another begins, however its slashes are written.
+        (
+            None,
+            Media::Other,
+            "https://s.example.org/s.png,&#47;&#47;foreign.example.net&#47;b",
+            &format!("{signed},&#47;&#47;foreign.example.net&#47;b"),
+        ),
+        (
+            None,
+            Media::Other,
+            r"https://s.example.org/s.png;\u002F\u002fimg10.360buyimg.com\u002Fa",
+            &format!("{signed};{}", r"\u002F\u002fnew.example.com\u002Fa"),
+        ),
         // A dot and an empty port before a path.
         (Some(Context::Avatar), Media::Other, "//a.many.example./x", "//below.example.com:8443/x"),
         (Some(Context::Avatar), Media::Other, "https://a.many.example:/x", "https://below.example.com:8443/x"),

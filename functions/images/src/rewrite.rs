@@ -1024,19 +1024,19 @@ fn is_file(path: &[u8]) -> bool {
 
 /// Whether a URL stands at `at`, behind a comma: then the comma is between the two.
 fn begins_another(input: &[u8], at: usize, last: bool) -> Result<bool, More> {
+    const SCHEME: &[u8] = b"http";
     let rest = input.get(at..).unwrap_or_default();
-    for begin in [&b"http"[..], b"//", b"\\/\\/"] {
-        let length = begin.len().min(rest.len());
-        if begin.iter().zip(rest).all(|(wanted, byte)| byte.eq_ignore_ascii_case(wanted)) {
-            if length == begin.len() {
-                return Ok(true);
-            }
-            if !last {
-                return Err(More);
-            }
-        }
+    let length = SCHEME.len().min(rest.len());
+    if rest.get(..length).is_some_and(|head| head.eq_ignore_ascii_case(SCHEME.get(..length).unwrap_or_default())) {
+        return if length == SCHEME.len() || last { Ok(length == SCHEME.len()) } else { Err(More) };
     }
-    Ok(false)
+    let slash = |at: usize| match token(input, at, 0, last) {
+        Token::Char(b'/', size) => Ok(input.get(at..at + size)),
+        Token::Char(..) | Token::End => Ok(None),
+        Token::More => Err(More),
+    };
+    let Some(first) = slash(at)? else { return Ok(false) };
+    Ok(slash(at + first.len())?.is_some_and(|second| second.eq_ignore_ascii_case(first)))
 }
 
 /// Where a URL's head may begin that these bytes do not end: all bytes from there on may belong to one.
