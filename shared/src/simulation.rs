@@ -106,12 +106,7 @@ impl Course {
 
     /// Whether something goes wrong that a caller is told of.
     pub fn fails(&self, per_mille: u64) -> bool {
-        self.is_random() && self.happens(per_mille)
-    }
-
-    /// Whether anything may go wrong.
-    pub fn is_random(&self) -> bool {
-        matches!(self.faults(), Faults::Random(_))
+        matches!(self.faults(), Faults::Random(_)) && self.happens(per_mille)
     }
 
     /// What may go wrong.
@@ -199,6 +194,31 @@ impl Course {
             Poll::Pending if self.state().cut_off => Turn::CutOff,
             Poll::Pending => Turn::Waits,
         }
+    }
+}
+
+/// All that is not the code under test: the course of a run, and what the run does to the world.
+pub struct Outside<W> {
+    /// For all that takes part.
+    pub course: Course,
+    world: Arc<Mutex<W>>,
+}
+
+impl<W> Outside<W> {
+    /// A world as it is at the beginning.
+    pub fn new(course: Course, world: W) -> Self {
+        Self { course, world: Arc::new(Mutex::new(world)) }
+    }
+
+    /// The world, which nobody else changes meanwhile.
+    pub fn world(&self) -> MutexGuard<'_, W> {
+        self.world.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<W> Clone for Outside<W> {
+    fn clone(&self) -> Self {
+        Self { course: self.course.clone(), world: Arc::clone(&self.world) }
     }
 }
 

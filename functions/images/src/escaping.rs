@@ -357,21 +357,10 @@ pub(crate) fn goes_on(bytes: &[u8], at: usize, depth: usize, last: bool) -> Opti
             _ => false,
         });
     }
+    if let Some(code) = escaped_code(rest) {
+        return Some(of_code(code));
+    }
     match rest {
-        [b'\\', ..] => {
-            let count = rest.iter().take_while(|byte| **byte == b'\\').count();
-            match rest.get(count..).unwrap_or_default() {
-                [b'u', digits @ ..] if count <= BACKSLASHES_MAX => match hexadecimal(digits, 4) {
-                    Digits::Value(value, _) => Some(of_code(value)),
-                    Digits::More | Digits::None => Some(false),
-                },
-                _ => Some(false),
-            }
-        }
-        [b'&', ..] => match numeric(rest) {
-            Some(Digits::Value(value, _)) => Some(of_code(value)),
-            _ => Some(false),
-        },
         [byte @ 128..=255, ..] => {
             let length = match byte {
                 0xC0..0xE0 => 2,
@@ -390,14 +379,21 @@ pub(crate) fn goes_on(bytes: &[u8], at: usize, depth: usize, last: bool) -> Opti
 
 /// Whether a character beyond ASCII stands at `at`, escaped as JSON or HTML do.
 pub(crate) fn is_beyond(bytes: &[u8], at: usize) -> bool {
-    let rest = bytes.get(at..).unwrap_or_default();
+    escaped_code(bytes.get(at..).unwrap_or_default()).is_some_and(|code| code >= 128)
+}
+
+/// The code of the character that these bytes begin with, escaped as JSON or HTML do.
+fn escaped_code(rest: &[u8]) -> Option<u32> {
     let backslashes = rest.iter().take_while(|byte| **byte == b'\\').count();
-    let escaped = match rest.get(backslashes..).unwrap_or_default() {
-        [b'u', digits @ ..] if (1..=BACKSLASHES_MAX).contains(&backslashes) => Some(hexadecimal(digits, 4)),
-        [b'&', ..] if backslashes == 0 => numeric(rest),
-        _ => None,
+    let digits = match rest.get(backslashes..).unwrap_or_default() {
+        [b'u', digits @ ..] if (1..=BACKSLASHES_MAX).contains(&backslashes) => hexadecimal(digits, 4),
+        [b'&', ..] if backslashes == 0 => numeric(rest)?,
+        _ => return None,
     };
-    matches!(escaped, Some(Digits::Value(128.., _)))
+    match digits {
+        Digits::Value(code, _) => Some(code),
+        Digits::More | Digits::None => None,
+    }
 }
 
 enum Digits {

@@ -564,13 +564,13 @@ impl Rewriter {
     ) -> Result<Verdict, More> {
         let may_read = self.read.may_read(head.start);
         let plain = if may_read { plain_path(input, authority, head.style) } else { None };
-        let is_signed = self.hosts.get(place).is_some_and(|host| host.signed);
-        let is_value = (plain.is_none() || is_signed) && self.is_value(input, head);
+        let signed = self.hosts.get(place).is_some_and(|host| host.signed);
+        let is_value = (plain.is_none() || signed) && self.is_value(input, head);
         let ampersand = if is_value { Ampersand::Percent } else { self.ampersand(input, head) };
         let Self { rules, unlawful, hosts, scratch, now_s, read, .. } = self;
         let Scratch { path, query, key } = scratch;
-        let Some(Host { name: host, rule, signed, reported, .. }) = hosts.get(place) else { return Ok(Verdict::Leave) };
-        let (signed, by_url) = (*signed, rule.is_some_and(|(_, fate)| fate != Fate::In));
+        let Some(Host { name: host, rule, reported, .. }) = hosts.get(place) else { return Ok(Verdict::Leave) };
+        let by_url = rule.is_some_and(|(_, fate)| fate != Fate::In);
         let style = head.style;
         let found = match plain {
             Some(end) => Some(Rest { end, stop: end, insert: end, query: None, ampersand, is_whole: true }),

@@ -10,7 +10,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     future::Future,
     pin::Pin,
-    sync::{Arc, LazyLock, Mutex, MutexGuard},
+    sync::{Arc, LazyLock},
     time::Duration,
 };
 
@@ -24,7 +24,7 @@ use shared::{
     log::EntryPath,
     message::{Accounts, Message},
     outbox::{self, Attempted, Courier, Outbox, Whose},
-    simulation::{Course, Dice, Faults, Pointed, Simulated, Turn, run_alone},
+    simulation::{Course, Dice, Faults, Outside, Pointed, Simulated, Turn, run_alone},
 };
 
 use crate::{
@@ -114,30 +114,17 @@ struct World {
     promised: BTreeSet<(String, &'static str)>,
 }
 
-/// All that is not the code under test.
-#[derive(Clone)]
-struct Outside {
-    course: Course,
-    world: Arc<Mutex<World>>,
-}
-
-impl Outside {
-    fn world(&self) -> MutexGuard<'_, World> {
-        self.world.lock().unwrap()
-    }
-}
-
 /// SQLite, of which a power cut undoes what nobody waited for the disk for. Commits of the connection for effects wait
 /// for none: all since the last that did are lost together.
 struct Disk {
     db: Db,
-    world: Arc<Mutex<World>>,
+    outside: Outside<World>,
     of_effects: bool,
 }
 
 impl Disk {
     fn is_unsynced(&self, becomes: bool) -> bool {
-        std::mem::replace(&mut self.world.lock().unwrap().unsynced, becomes)
+        std::mem::replace(&mut self.outside.world().unsynced, becomes)
     }
 
     async fn commit(&self, sql: &str, values: Vec<Value>) -> Result<Vec<Row>, DbError> {
@@ -165,7 +152,7 @@ impl Engine for Disk {
     }
 }
 
-struct Gateway(Outside);
+struct Gateway(Outside<World>);
 
 impl Courier for Gateway {
     async fn post(&self, id: &str, _: &str, body: String, _: Duration) -> outbox::Answer {
@@ -206,7 +193,7 @@ impl Courier for Gateway {
 }
 
 /// The partners, all at once: an order's number says whose it is.
-struct Partners(Outside);
+struct Partners(Outside<World>);
 
 impl Peer for Partners {
     async fn post(&self, _: String, request: Outgoing, within: Duration) -> Result<Answered, String> {
@@ -263,7 +250,7 @@ fn numbered(body: &str) -> String {
 
 /// What both workers share.
 struct Stage {
-    outside: Outside,
+    outside: Outside<World>,
     db: Db,
     effects: Db,
     plain: Db,
@@ -357,7 +344,7 @@ async fn call_back(stage: Arc<Stage>, number: usize) {
     let order_no = ORDERS[number].0;
     let partner = partner::of_order(&PARTNERS, order_no).unwrap();
     let words = ["accepted", "dispensed", "shipped", "delivered", "out_of_stock", "rejected"];
-    let Outside { course, .. } = &stage.outside;
+    let course = &stage.outside.course;
     if !stage.outside.world().has.contains_key(order_no) && !course.happens(200) {
         return;
     }
@@ -399,9 +386,9 @@ impl Simulation {
         let plain = Native::in_memory();
         migrate(&plain, "outbox", outbox::MIGRATIONS).await.unwrap();
         migrate(&plain, FUNCTION, store::MIGRATIONS).await.unwrap();
-        let outside = Outside { course: Course::new(Dice::new(seed), faults, START), world: Arc::default() };
+        let outside = Outside::new(Course::new(Dice::new(seed), faults, START), World::default());
         let [db, effects] = [false, true].map(|of_effects| {
-            let disk = Disk { db: plain.clone(), world: outside.world.clone(), of_effects };
+            let disk = Disk { db: plain.clone(), outside: outside.clone(), of_effects };
             Db::new(Pointed { db: Db::new(disk), course: outside.course.clone() })
         });
         let accounts = Accounts {

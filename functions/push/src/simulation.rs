@@ -12,7 +12,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::{
-        Arc, Mutex, MutexGuard,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -23,7 +23,7 @@ use shared::{
     json,
     log::EntryPath,
     outbox::{self, Answer, Attempted, Courier, Whose, ledger},
-    simulation::{Course, Dice, Faults, Pointed, Simulated, Turn, run_alone},
+    simulation::{Course, Dice, Faults, Outside, Pointed, Simulated, Turn, run_alone},
     stream::{self, Dead, Entry, Source, StreamError},
 };
 
@@ -73,19 +73,11 @@ struct Stream {
     lease: Option<(u64, i64)>,
 }
 
-/// All that is not the code under test.
+/// All that is not the code under test, and the database, without faults.
 #[derive(Clone)]
 struct Stage {
-    course: Course,
-    world: Arc<Mutex<World>>,
-    /// The database, without faults.
+    outside: Outside<World>,
     plain: Db,
-}
-
-impl Stage {
-    fn world(&self) -> MutexGuard<'_, World> {
-        self.world.lock().unwrap()
-    }
 }
 
 /// The gateway, as one worker meets it.
@@ -109,7 +101,7 @@ impl Gateway {
         let lease = lease.expect("nothing is posted that is not leased");
         let (until_ms, settled, now_ms) = (lease.integer(0).unwrap(), lease.integer(1).unwrap(), self.now_ms());
         assert_eq!(settled, 0, "{id} is posted again, and the outbox knew that it was sent or dead");
-        let mut world = self.stage.world();
+        let mut world = self.stage.outside.world();
         let others = world.under_way.iter().any(|(other, until_ms)| other == id && *until_ms > now_ms);
         // Who is too late may meet whoever took over.
         assert!(!others || until_ms <= now_ms, "{id} is posted twice at once");
@@ -118,7 +110,7 @@ impl Gateway {
     }
 
     fn ends(&self, id: &str, until_ms: i64) {
-        let under_way = &mut self.stage.world().under_way;
+        let under_way = &mut self.stage.outside.world().under_way;
         let place = under_way.iter().position(|post| *post == (id.to_owned(), until_ms)).unwrap();
         under_way.swap_remove(place);
     }
@@ -127,21 +119,21 @@ impl Gateway {
 impl Courier for Gateway {
     async fn post(&self, id: &str, _: &str, body: String, within: Duration) -> Answer {
         let until_ms = self.begins(id);
-        self.stage.course.switch().await;
-        self.stage.course.point().await;
+        self.stage.outside.course.switch().await;
+        self.stage.outside.course.point().await;
         let answer = {
-            let mut world = self.stage.world();
+            let mut world = self.stage.outside.world();
             let body: serde_json::Value = serde_json::from_str(&body).unwrap();
             let about = format!("{} {}", body["order_id"].as_str().unwrap(), body["occurred_at"].as_str().unwrap());
             if world.poison.contains(id) {
                 Answer::Refused { status: 422, retry_after_ms: None }
-            } else if self.stage.course.fails(300) {
-                match self.stage.course.below(5) {
+            } else if self.stage.outside.course.fails(300) {
+                match self.stage.outside.course.below(5) {
                     0 => Answer::Refused { status: 500, retry_after_ms: None },
                     1 => Answer::Refused { status: 429, retry_after_ms: Some(3_000) },
                     2 => Answer::Refused { status: 401, retry_after_ms: None },
                     3 => {
-                        self.stage.course.pass(i64::try_from(within.as_millis()).unwrap());
+                        self.stage.outside.course.pass(i64::try_from(within.as_millis()).unwrap());
                         Answer::Unreachable("did not answer in time".into())
                     }
                     // It has the message, and its answer is lost.
@@ -155,14 +147,14 @@ impl Courier for Gateway {
                 Answer::Accepted
             }
         };
-        self.stage.course.point().await;
-        self.stage.course.switch().await;
+        self.stage.outside.course.point().await;
+        self.stage.outside.course.switch().await;
         self.ends(id, until_ms);
         answer
     }
 
     fn now_ms(&self) -> i64 {
-        self.stage.course.now_ms()
+        self.stage.outside.course.now_ms()
     }
 
     fn log(&self, _: &Attempted<'_>) {}
@@ -174,7 +166,7 @@ impl Courier for Gateway {
     }
 
     fn token(&self) -> String {
-        let token = self.stage.course.token();
+        let token = self.stage.outside.course.token();
         self.token.store(token, Ordering::Relaxed);
         token.to_string()
     }
@@ -189,14 +181,14 @@ struct Drain {
 impl Drain {
     /// Runs a script: all of it or nothing, and its answer may be lost.
     async fn script<T>(&self, run: impl FnOnce(&mut World) -> T + Send) -> Result<T, StreamError> {
-        self.stage.course.switch().await;
-        self.stage.course.point().await;
-        if self.stage.course.fails(10) {
+        self.stage.outside.course.switch().await;
+        self.stage.outside.course.point().await;
+        if self.stage.outside.course.fails(10) {
             return Err(StreamError::TimedOut);
         }
-        let done = run(&mut self.stage.world());
-        self.stage.course.point().await;
-        if self.stage.course.fails(10) {
+        let done = run(&mut self.stage.outside.world());
+        self.stage.outside.course.point().await;
+        if self.stage.outside.course.fails(10) {
             return Err(StreamError::TimedOut);
         }
         Ok(done)
@@ -207,7 +199,7 @@ impl Source for Drain {
     async fn read(&self, count: usize, held: Option<&str>) -> Result<stream::Batch, StreamError> {
         let token = self.token;
         let first = held.map_or(0, |id| id.parse::<usize>().unwrap() + 1);
-        let now_ms = self.stage.course.now_ms();
+        let now_ms = self.stage.outside.course.now_ms();
         self.script(move |world| {
             let stream = &mut world.stream;
             if stream.lease.is_some_and(|(holder, until_ms)| holder != token && until_ms > now_ms) {
@@ -341,13 +333,13 @@ impl Simulation {
         let world = World { accepted: Vec::new(), under_way: Vec::new(), poison, stream: Stream::default() };
         let course = Course::new(dice, faults, START);
         let db = Arc::new(Db::new(Pointed { db: plain.clone(), course: course.clone() }));
-        let stage = Stage { course, world: Arc::new(Mutex::new(world)), plain };
+        let stage = Stage { outside: Outside::new(course, world), plain };
         Self { stage, db, formatter, plan }
     }
 
     /// What a worker does next, at random.
     fn next(&mut self) -> Worker {
-        let course = &self.stage.course;
+        let course = &self.stage.outside.course;
         let (kind, number) = (course.below(4), course.below(self.plan.orders.len()));
         match kind {
             0 | 1 if !self.plan.orders[number].by_stream => self.take_in_next(number),
@@ -359,7 +351,7 @@ impl Simulation {
     /// An order's next event comes by HTTP; or, all being in, one of them again.
     fn take_in_next(&self, number: usize) -> Worker {
         let order = &self.plan.orders[number];
-        let replayed = self.stage.course.below(order.events.len());
+        let replayed = self.stage.outside.course.below(order.events.len());
         self.take_in(number, if order.sent < order.events.len() { order.sent } else { replayed })
     }
 
@@ -398,7 +390,7 @@ impl Simulation {
         Box::pin(async move {
             let gateway = Gateway::new(stage.clone());
             let intake = Intake { formatter: &formatter, db: &db, courier: &gateway, path: EntryPath::Stream };
-            let source = Drain { token: stage.course.token(), stage };
+            let source = Drain { token: stage.outside.course.token(), stage };
             let _ = drain(&intake, &source, "message", || true).await;
             let until_ms = gateway.now_ms() + 1_000;
             let _ = intake.outbox().deliver(Whose::Any, usize::MAX, until_ms).await;
@@ -408,7 +400,7 @@ impl Simulation {
 
     /// The publishers of the stream write, and sometimes write again what they wrote.
     fn publish(&mut self) {
-        let course = &self.stage.course;
+        let course = &self.stage.outside.course;
         let number = course.below(self.plan.orders.len());
         let order = &mut self.plan.orders[number];
         if !order.by_stream {
@@ -416,10 +408,10 @@ impl Simulation {
         }
         let replayed = course.below(order.events.len());
         if order.sent < order.events.len() {
-            self.stage.world().stream.entries.push(order.events[order.sent].clone());
+            self.stage.outside.world().stream.entries.push(order.events[order.sent].clone());
             order.sent += 1;
         } else if course.happens(50) {
-            self.stage.world().stream.entries.push(order.events[replayed].clone());
+            self.stage.outside.world().stream.entries.push(order.events[replayed].clone());
         }
     }
 
@@ -427,13 +419,13 @@ impl Simulation {
     fn run(&mut self, steps: usize) {
         let mut workers: [Option<Worker>; 2] = [None, None];
         for _ in 0..steps {
-            let (which, publishes) = (self.stage.course.below(2), self.stage.course.happens(80));
-            self.stage.course.pass_some();
+            let (which, publishes) = (self.stage.outside.course.below(2), self.stage.outside.course.happens(80));
+            self.stage.outside.course.pass_some();
             if publishes {
                 self.publish();
             }
             let mut worker = workers[which].take().unwrap_or_else(|| self.next());
-            match self.stage.course.turn(worker.as_mut()) {
+            match self.stage.outside.course.turn(worker.as_mut()) {
                 Turn::Done(came_in) => self.count(came_in),
                 Turn::CutOff => {}
                 Turn::Waits => workers[which] = Some(worker),
@@ -451,16 +443,16 @@ impl Simulation {
 
     /// Everything works again: what was begun is finished. Returns how many points there were before.
     fn finish(&mut self) -> usize {
-        let points = self.stage.course.heal();
+        let points = self.stage.outside.course.heal();
         for _ in 0..60 {
             // Longer than any wait or lease, and all of it less than the day after which a message is given up.
-            self.stage.course.pass(16 * 60_000);
+            self.stage.outside.course.pass(16 * 60_000);
             let mut workers = vec![self.drain()];
             for number in 0..self.plan.orders.len() {
                 let order = &mut self.plan.orders[number];
                 if order.by_stream {
                     let missing = &order.events[order.sent..];
-                    self.stage.world().stream.entries.extend_from_slice(missing);
+                    self.stage.outside.world().stream.entries.extend_from_slice(missing);
                     order.sent = order.events.len();
                 } else if order.sent < order.events.len() {
                     workers.push(self.take_in_next(number));
@@ -473,7 +465,7 @@ impl Simulation {
             }
             let all_in = self.plan.orders.iter().all(|order| order.sent == order.events.len());
             let drained = {
-                let stream = &self.stage.world().stream;
+                let stream = &self.stage.outside.world().stream;
                 stream.read == stream.entries.len() && stream.pending.is_empty()
             };
             if all_in && drained && self.waiting() == 0 {
@@ -485,10 +477,10 @@ impl Simulation {
 
     /// All events come again, the way that they came.
     fn replay(&self) {
-        let accepted = self.stage.world().accepted.len();
+        let accepted = self.stage.outside.world().accepted.len();
         for (number, order) in self.plan.orders.iter().enumerate() {
             if order.by_stream {
-                self.stage.world().stream.entries.extend_from_slice(&order.events);
+                self.stage.outside.world().stream.entries.extend_from_slice(&order.events);
             } else {
                 for place in 0..order.events.len() {
                     run_alone(self.take_in(number, place));
@@ -498,7 +490,7 @@ impl Simulation {
         for worker in [self.drain(), self.deliver()] {
             run_alone(worker);
         }
-        assert_eq!(self.stage.world().accepted.len(), accepted, "a replay sends");
+        assert_eq!(self.stage.outside.world().accepted.len(), accepted, "a replay sends");
     }
 
     fn waiting(&self) -> i64 {
@@ -508,7 +500,7 @@ impl Simulation {
 
     /// The books.
     fn check(&self) {
-        let world = self.stage.world();
+        let world = self.stage.outside.world();
         let mut due = BTreeMap::new();
         for order in &self.plan.orders {
             for (id, about) in messages(&self.formatter, order) {
@@ -536,7 +528,7 @@ impl Simulation {
             assert_eq!(found, expected, "out of order");
         }
         drop(world);
-        for (id, poisoned) in due.keys().map(|id| (id, self.stage.world().poison.contains(id))) {
+        for (id, poisoned) in due.keys().map(|id| (id, self.stage.outside.world().poison.contains(id))) {
             let state = run_alone(ledger::get(&self.stage.plain, id)).unwrap().unwrap().entry.state;
             assert_eq!(state, if poisoned { ledger::State::Dead } else { ledger::State::Sent });
         }

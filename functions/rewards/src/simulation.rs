@@ -9,7 +9,6 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     future::Future,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
@@ -19,7 +18,7 @@ use shared::{
     log::EntryPath,
     message::{Accounts, Channel},
     outbox::{self, Answer, Attempted, Courier, Whose},
-    simulation::{Course, Dice, Faults, Pointed, Simulated, Turn, run_alone},
+    simulation::{Course, Dice, Faults, Outside, Pointed, Simulated, Turn, run_alone},
 };
 
 use crate::{
@@ -62,19 +61,6 @@ struct World {
     not_earned: BTreeSet<String>,
     /// Those whose owners were shown their cards' secrets.
     shown: BTreeSet<String>,
-}
-
-/// All that is not the code under test.
-#[derive(Clone)]
-struct Outside {
-    course: Course,
-    world: Arc<Mutex<World>>,
-}
-
-impl Outside {
-    fn world(&self) -> MutexGuard<'_, World> {
-        self.world.lock().unwrap()
-    }
 }
 
 struct Gateway(Course);
@@ -219,14 +205,14 @@ fn worth(number: usize) -> i64 {
 }
 
 struct Simulation {
-    outside: Outside,
+    outside: Outside<World>,
     /// Past all points.
     plain: Db,
     db: Db,
     calls: Vec<Call>,
 }
 
-async fn run(call: Call, db: Db, outside: Outside) -> Result<(), DbError> {
+async fn run(call: Call, db: Db, outside: Outside<World>) -> Result<(), DbError> {
     let gateway = Gateway(outside.course.clone());
     let accounts = accounts();
     let rewards =
@@ -326,7 +312,7 @@ impl Simulation {
     fn new(seed: u64, faults: Faults) -> Self {
         let mut dice = Dice::new(seed);
         let calls = plan(&mut dice);
-        let outside = Outside { course: Course::new(dice, faults, START), world: Arc::default() };
+        let outside = Outside::new(Course::new(dice, faults, START), World::default());
         let plain = Native::in_memory();
         run_alone(async {
             migrate(&plain, "outbox", outbox::MIGRATIONS).await.unwrap();

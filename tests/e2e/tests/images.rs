@@ -390,6 +390,14 @@ async fn a_new_set_of_rules_holds_everywhere_within_a_second_and_old_ones_are_ke
     assert_eq!((&history["items"][0]["version"], &history["next_cursor"]), (&json!(2), &json!("2")));
     let (_, first) = answered(app.admin(Method::GET, "/images/rules/history/1")).await?;
     assert_eq!(first["rules"], rules(1));
+    // Behind the highest version there is no next one.
+    let mut highest = rules(1);
+    highest["version"] = ((1_i64 << 53) - 1).into();
+    put(&app, highest.clone()).await?;
+    highest.as_object_mut().unwrap().remove("version");
+    let (status, problem) = answered(app.admin(Method::PUT, "/images/rules").json(&highest)).await?;
+    assert_eq!((status, &problem["type"]), (409, &json!("urn:clinic:problem:conflict")));
+    assert_eq!(rewritten(&app, "", OLD).await?, NEW);
     Ok(())
 }
 

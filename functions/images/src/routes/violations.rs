@@ -63,17 +63,13 @@ pub(super) async fn list(request: Request) -> Result<Json<Page<Entry>>, Problem>
     let mut query = Query::of(request.uri());
     let (cursor, limit) = query.page();
     let image = query.parsed("url", "must be an image's http or https URL", Image::parse);
-    let filter = Filter {
-        doctor_id: query.text("doctor_id"),
-        patient_id: query.text("patient_id"),
-        order_no: query.text("order_no"),
-        image: None,
-        cursor,
-    };
+    let [doctor_id, patient_id, order_no] = ["doctor_id", "patient_id", "order_no"].map(|name| query.text(name));
     query.finish()?;
-    // An older release's keys are made anew first.
-    let standing = standing().await?;
-    let filter = Filter { image: image.map(|image| image.keys(&standing.rules).images), ..filter };
+    let image = match image {
+        Some(image) => Some(keys(&image).await?),
+        None => None,
+    };
+    let filter = Filter { doctor_id, patient_id, order_no, image, cursor };
     let reports = store::violations(db().await?, &filter, limit + 1).await?;
     Ok(Json(Page::of(reports, limit, |report| report.seq)))
 }
@@ -86,8 +82,6 @@ pub(super) async fn one(Path(id): Path<String>, request: Request) -> Result<Json
 pub(super) async fn take_back(Path(id): Path<String>, request: Request) -> Result<StatusCode, Problem> {
     let started = Instant::now();
     allowed(Role::Admin, request.headers()).await?;
-    // An older release's keys are made anew first.
-    standing().await?;
     if taken_back(Which::Id(&id)).await? == 0 {
         return Err(not_found("violation", &id));
     }
@@ -106,12 +100,16 @@ pub(super) async fn take_back_image(request: Request) -> Result<StatusCode, Prob
         let fault = Fault::at("/query/url", "must be an image's http or https URL");
         return Err(Problem::bad_input("the query is not acceptable").with(fault));
     };
-    let keys = image.keys(&standing().await?.rules).images;
-    if taken_back(Which::Image(&keys)).await? == 0 {
+    if taken_back(Which::Image(&keys(&image).await?)).await? == 0 {
         return Err(not_found("violation of", &url));
     }
     log("-", "taken_back", None, started.elapsed());
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// What an image is asked for by; an older release's reports have their keys made anew first.
+async fn keys(image: &Image) -> Result<Vec<u64>, Problem> {
+    Ok(image.keys(&standing().await?.rules).images)
 }
 
 async fn taken_back(which: Which<'_>) -> Result<usize, Problem> {
