@@ -268,6 +268,10 @@ impl Simulated {
     pub fn with_random_faults(&self, seeds: u64, cut_off_per_mille: u64) {
         let seeds = asked(number("SIMULATION_SEEDS").unwrap_or(seeds));
         println!("seeds {seeds:?}");
+        self.each(seeds, cut_off_per_mille);
+    }
+
+    fn each(&self, seeds: std::ops::Range<u64>, cut_off_per_mille: u64) {
         for seed in seeds {
             self.named(seed, Faults::Random(cut_off_per_mille));
         }
@@ -342,8 +346,8 @@ mod tests {
     fn a_seed_that_fails_fails() {
         let simulated =
             Simulated { package: "shared", run: |seed, _| if seed < 2 { 1 } else { panic!("as it should") } };
-        assert!(std::panic::catch_unwind(|| simulated.with_random_faults(2, 8)).is_ok());
-        assert!(std::panic::catch_unwind(|| simulated.with_random_faults(3, 8)).is_err());
+        assert!(std::panic::catch_unwind(|| simulated.each(0..2, 8)).is_ok());
+        assert!(std::panic::catch_unwind(|| simulated.each(0..3, 8)).is_err());
         assert!(std::panic::catch_unwind(|| simulated.with_a_fault_at_every_point(1, &[Faults::CutOffAt])).is_err());
     }
 
