@@ -50,6 +50,11 @@ async fn put(app: &App, rules: Value) -> Result<()> {
     Ok(())
 }
 
+/// Until every instance must know what has changed, not only the one that was told.
+async fn known_everywhere() {
+    sleep(Duration::from_secs(1)).await;
+}
+
 async fn rewrite(app: &App, query: &str, body: impl Into<reqwest::Body>) -> Result<Response> {
     Ok(app.post(&format!("/images/rewrite{query}")).body(body).send().await?.error_for_status()?)
 }
@@ -367,7 +372,7 @@ async fn a_new_set_of_rules_holds_everywhere_within_a_second_and_old_ones_are_ke
     let mut next = rules(2);
     next["rules"][0]["to"] = "img2.hospital.example".into();
     put(&app, next.clone()).await?;
-    sleep(Duration::from_secs(1)).await;
+    known_everywhere().await;
     for text in join_all((0..64).map(|_| rewritten(&app, "", OLD))).await {
         assert_eq!(text?, "https://img2.hospital.example/a.jpg");
     }
@@ -397,6 +402,7 @@ async fn a_new_set_of_rules_holds_everywhere_within_a_second_and_old_ones_are_ke
     highest.as_object_mut().unwrap().remove("version");
     let (status, problem) = answered(app.admin(Method::PUT, "/images/rules").json(&highest)).await?;
     assert_eq!((status, &problem["type"]), (409, &json!("urn:clinic:problem:conflict")));
+    known_everywhere().await;
     assert_eq!(rewritten(&app, "", OLD).await?, NEW);
     Ok(())
 }
@@ -456,13 +462,14 @@ async fn an_unlawful_image_becomes_the_placeholder_until_it_is_taken_back() -> R
         "{PLACEHOLDER} {PLACEHOLDER} https://img.hospital.example/b.jpg \"{}\"",
         PLACEHOLDER.replace('/', "\\/")
     );
+    known_everywhere().await;
     assert_eq!(rewritten(&app, "", &body).await?, expected);
     let (_, list) = answered(app.admin(Method::GET, "/images/violations?doctor_id=d7")).await?;
     assert_eq!(list["items"], json!([kept]));
 
     let path = format!("/images/violations/{}", kept["id"].as_str().unwrap());
     assert_eq!(app.admin(Method::DELETE, &path).send().await?.status(), 204);
-    sleep(Duration::from_secs(1)).await;
+    known_everywhere().await;
     assert_eq!(rewritten(&app, "", OLD).await?, NEW);
     assert_eq!(app.admin(Method::DELETE, &path).send().await?.status(), 404);
     assert_eq!(app.gateway.received().len(), 1);
@@ -473,12 +480,13 @@ async fn an_unlawful_image_becomes_the_placeholder_until_it_is_taken_back() -> R
     put(&app, json!({"version": 2, "placeholder": PLACEHOLDER, "rules": [
         {"name": "a", "from": ["img10.360buyimg.com"], "to": "another.example", "scheme": "https", "contexts": ["*"]}]}))
     .await?;
+    known_everywhere().await;
     let another = NEW.replace("img.hospital.example", "another.example");
     assert_eq!(rewritten(&app, "", &format!("{OLD} {NEW} {another}")).await?, [PLACEHOLDER; 3].join(" "));
     let by_url = |method| app.admin(method, "/images/violations").query(&[("url", &another)]);
     assert_eq!(answered(by_url(Method::GET)).await?.1["items"].as_array().map(Vec::len), Some(1));
     assert_eq!(by_url(Method::DELETE).send().await?.status(), 204);
-    sleep(Duration::from_secs(1)).await;
+    known_everywhere().await;
     assert_eq!(rewritten(&app, "", OLD).await?, another);
 
     let (status, problem) = app.answer("/images/violations", r#"{"url":"nonsense","doctor_id":"a b"}"#).await?;
