@@ -88,8 +88,28 @@ pub(crate) struct Rewriter {
     counts: Counts,
     /// The hosts seen last.
     hosts: Vec<Host>,
+    trust: Trust,
     read: Read,
     scratch: Scratch,
+}
+
+/// Images that were taken for lawful, to be asked for together when a piece has been edited: the memory that tells is
+/// far, and is asked for the next one while it fetches the one before. If one is not, the piece is edited once more.
+#[derive(Default)]
+struct Trust {
+    /// Whether to trust, and not to ask for each image on its own.
+    on: bool,
+    /// The place of each image's host, and its path's hash.
+    images: Vec<(usize, u64)>,
+    was_deceived: bool,
+}
+
+impl Trust {
+    /// Asks for all of them.
+    fn verify(&mut self, hosts: &[Host], unlawful: &Unlawful) {
+        let reported = |place: usize| hosts.get(place).map_or(&[][..], |host| &host.reported);
+        self.was_deceived |= self.images.drain(..).any(|(place, path)| unlawful.has(reported(place), path));
+    }
 }
 
 /// How far a body's URLs were read.
@@ -230,6 +250,7 @@ enum Verdict {
 }
 
 /// Text that comes into the body at a place, instead of what stands there.
+#[derive(Clone)]
 struct Insert {
     at: usize,
     /// Where that ends: at the place itself, if nothing goes.
@@ -295,6 +316,7 @@ impl Rewriter {
     ) -> Self {
         let fates = rules.fates(caller);
         let counts = Counts { rewritten: vec![0; fates.len()], ..Counts::default() };
+        let trust = Trust { on: !unlawful.is_empty(), ..Trust::default() };
         Self {
             rules,
             unlawful,
@@ -308,6 +330,7 @@ impl Rewriter {
             dropped: 0,
             counts,
             hosts: Vec::new(),
+            trust,
             read: Read::default(),
             scratch: Scratch::default(),
         }
@@ -348,8 +371,19 @@ impl Rewriter {
         };
         self.read.base = self.counts.bytes - input.len() as u64;
         let (copied, inserts) = (std::mem::take(&mut self.dropped), std::mem::take(&mut self.inserts));
-        let mut edit = Edit { input: &input, out: Vec::new(), copied, inserts };
-        let hold = self.edit(&mut edit, last);
+        let begun = |inserts| Edit { input: &input, out: Vec::new(), copied, inserts };
+        let removed = self.counts.removed;
+        let before = self.trust.on.then(|| (self.read, self.counts.clone(), inserts.clone()));
+        let mut edit = begun(inserts);
+        let mut hold = self.edit(&mut edit, last);
+        self.trust.verify(&self.hosts, &self.unlawful);
+        if let Some((read, counts, inserts)) = before.filter(|_| std::mem::take(&mut self.trust.was_deceived)) {
+            (self.read, self.counts, self.trust.on) = (read, counts, false);
+            edit = begun(inserts);
+            hold = self.edit(&mut edit, last);
+        }
+        // Where one was, there may be more.
+        self.trust.on = !self.unlawful.is_empty() && self.counts.removed == removed;
         let out = if edit.is_unchanged() {
             input.slice(..hold)
         } else {
@@ -532,6 +566,10 @@ impl Rewriter {
         });
         // Where others are in the way, the first of them goes.
         let (place, is_known) = found.unwrap_or((first, false));
+        if !is_known {
+            // Those that are trusted know their hosts by these places.
+            self.trust.verify(&self.hosts, &self.unlawful);
+        }
         if let Some(host) = self.hosts.get_mut(place).filter(|_| !is_known) {
             host.learn(seen, &self.rules, &self.fates, &self.unlawful);
         }
@@ -567,7 +605,7 @@ impl Rewriter {
         let signed = self.hosts.get(place).is_some_and(|host| host.signed);
         let is_value = (plain.is_none() || signed) && self.is_value(input, head);
         let ampersand = if is_value { Ampersand::Percent } else { self.ampersand(input, head) };
-        let Self { rules, unlawful, hosts, scratch, now_s, read, .. } = self;
+        let Self { rules, unlawful, hosts, trust, scratch, now_s, read, .. } = self;
         let Scratch { path, query, key } = scratch;
         let Some(Host { name: host, rule, reported, .. }) = hosts.get(place) else { return Ok(Verdict::Leave) };
         let by_url = rule.is_some_and(|(_, fate)| fate != Fate::In);
@@ -597,7 +635,11 @@ impl Rewriter {
         };
         let is_unlawful = match plain {
             _ if reported.is_empty() => false,
-            Some(_) => unlawful.holds_plain(reported, path),
+            Some(_) if trust.on => {
+                trust.images.push((place, hash(path)));
+                false
+            }
+            Some(_) => unlawful.has(reported, hash(path)),
             None => unlawful.holds(reported, path, query, key),
         };
         if is_unlawful {

@@ -108,8 +108,9 @@ impl Unlawful {
         self.hosts.iter().map(|host| &**host)
     }
 
-    /// Whether an image with this path is there, on one of these hosts.
-    fn has(&self, hosts: &[u64], path: u64) -> bool {
+    /// Whether an image is there whose path, and query if it has one, has this [`hash`]: a path without escapes. `hosts` are
+    /// the hashes of those that it may be reported under.
+    pub(crate) fn has(&self, hosts: &[u64], path: u64) -> bool {
         self.may_have(path)
             && hosts.iter().map(|host| key(*host, path)).any(|key| self.is_sorted_in(key) || self.more.contains(&key))
     }
@@ -135,12 +136,6 @@ impl Unlawful {
             if at(middle).is_some_and(|found| found <= key) { low = middle } else { high = middle }
         }
         at(low) == Some(key)
-    }
-
-    /// Whether an image is one that has no query, and whose path has no escapes. `hosts` are the [`hash`]es of those
-    /// that it may be reported under.
-    pub(crate) fn holds_plain(&self, hosts: &[u64], path: &[u8]) -> bool {
-        self.has(hosts, hash(path))
     }
 
     /// Whether an image with this path and query is one. `scratch` is overwritten.
@@ -335,7 +330,7 @@ mod tests {
     fn holds(unlawful: &Unlawful, host: &str, path: &str, query: &str) -> bool {
         let (host, path, query) = (hash(host.as_bytes()), path.as_bytes(), query.as_bytes());
         let holds = unlawful.holds(&[host], path, query, &mut Vec::new());
-        assert!(!query.is_empty() || path.contains(&b'%') || holds == unlawful.holds_plain(&[host], path));
+        assert!(!query.is_empty() || path.contains(&b'%') || holds == unlawful.has(&[host], super::hash(path)));
         holds
     }
 

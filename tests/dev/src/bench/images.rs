@@ -1,5 +1,8 @@
-//! What rewriting a body costs, beside a component that echoes it in the same process, by the SDK and by the functions'
-//! own, faster way, beside nginx's `sub_filter` with the same four rules, and beside GNU sed.
+//! What rewriting a body costs, beside a component that echoes it, by the SDK and by the functions' own, faster way,
+//! beside nginx's `sub_filter` with the same four rules, and beside GNU sed.
+//!
+//! Each set of rules and reports has a process, so that all of them have their turn in each round, nginx and sed too: what
+//! else the machine does meets them alike.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -7,12 +10,13 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use harness::process::Group;
 use harness::runtime::Kind;
 use harness::{Runtime, http_client, port};
 use rusqlite::Connection;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use tokio::time::sleep;
 
 use super::report::{Report, Spread};
@@ -50,61 +54,127 @@ const REWRITE: &str = "/images/rewrite";
 /// Measures every case, and tells the figures.
 pub(crate) async fn bench(kind: Kind, settings: &Settings) -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let keys = "hmac-sha256=of-a-benchmark";
-    let builder = application::builder(folder.path(), kind, &COMPONENTS)?.variable("images_sign_keys", keys);
-    let runtime = builder.start().await?;
     let body = chat_history();
     let megabytes = body.len() as f64 / 1e6;
+    let file = folder.path().join("chat.json");
+    std::fs::write(&file, &body)?;
     let mut report = Report::new("images", kind, settings);
     println!(
         "\n{}, which the client shares.\nA JSON chat history of {megabytes:.1} MB with {URLS} URLs in {} hosts, {REWRITTEN} of them \
-         rewritten; medians of {} rounds, in turns.",
+         rewritten; medians of {} rounds, in each of which every case has its turn.",
         report.machine(),
         HOSTS.len(),
         settings.rounds,
     );
-    println!("\n{:<38} {:>9} {:>20} {:>20} {:>12}", "", "MB/s", "to the SDK's echo", "to our own echo", "added ms/MB");
-    let sets = [
-        ("4 rules", rules(1, REWRITTEN, false)),
-        ("200 rules", rules(2, 200, false)),
-        ("4 rules, signed", rules(3, REWRITTEN, true)),
-    ];
-    for (name, rules) in sets {
-        put(&runtime, &rules).await?;
-        let rounds = beside_echoes(&runtime, &body, settings.rounds).await?;
-        report.add(tell(&format!("images/rewrite, {name}"), &rounds, megabytes));
-    }
-    for (version, name, hosts) in [(4, "reports elsewhere", OTHER_HOSTS), (5, "reports on its hosts", HOSTS)] {
-        keep_reports(&runtime, hosts).with_context(|| format!("{REPORTS} {name}"))?;
-        // New rules make the reports' keys anew, as one piece.
-        put(&runtime, &rules(version, REWRITTEN, false)).await?;
-        let rounds = beside_echoes(&runtime, &body, settings.rounds).await?;
-        report.add(tell(&format!("the same, 100,000 {name}"), &rounds, megabytes));
-    }
-    let file = folder.path().join("chat.json");
-    std::fs::write(&file, &body)?;
+    let cases = Case::start_all(kind, folder.path()).await?;
     let nginx = Nginx::start(folder.path()).await?;
+    let [echo, ..] = cases.as_slice() else { bail!("there are no cases") };
     let mut rounds = Vec::new();
-    for _ in 0..=settings.rounds {
-        let baseline = nginx.get("/plain").await?;
-        rounds.push(Round { sdk: None, baseline, case: nginx.get("/sub_filter").await? });
+    // The first is to warm up.
+    for number in 0..=settings.rounds {
+        let (sdk, own) = (echo.echo(ECHO, &body).await?, echo.echo(OWN_ECHO, &body).await?);
+        let mut rewritten = Vec::new();
+        for case in &cases {
+            rewritten.push(case.rewrite(&body).await?);
+        }
+        let (plain, sub_filter) = (nginx.get("/plain").await?, nginx.get("/sub_filter").await?);
+        let round = Round { sdk, own, cases: rewritten, plain, sub_filter, sed: sed(&file)? };
+        if number > 0 {
+            rounds.push(round);
+        }
     }
-    report.add(tell("nginx sub_filter, over nginx", rounds.get(1..).unwrap_or_default(), megabytes));
-    let mut seds = Vec::new();
-    for _ in 0..settings.rounds {
-        seds.push(megabytes / sed(&file)?.as_secs_f64());
+    let columns =
+        ["to the SDK's echo", "to our own echo", "to 4 rules", "added ms/MB"].map(|name| format!("{name:>19}"));
+    println!("\n{:<29} {:>5} {}", "", "MB/s", columns.join(" "));
+    for (place, case) in cases.iter().enumerate() {
+        let of = |round: &Round| Beside {
+            baseline: round.own,
+            sdk: Some(round.sdk),
+            first: round.cases.first().copied(),
+            case: round.cases[place],
+        };
+        report.add(tell(case.name, rounds.iter().map(of), megabytes));
     }
-    let sed = Spread::of(seds);
-    println!("{:<38} {:>9.0}", "GNU sed", sed.median);
+    let of = |round: &Round| Beside { baseline: round.plain, sdk: None, first: None, case: round.sub_filter };
+    report.add(tell("nginx sub_filter, over nginx", rounds.iter().map(of), megabytes));
+    let sed = Spread::of(rounds.iter().map(|round| megabytes / round.sed.as_secs_f64()));
+    println!("{:<29} {:>5.0}", "GNU sed", sed.median);
     report.add(json!({"name": "GNU sed", "mb_per_s": sed.json()}));
     report.print_figures(&[("megabytes", megabytes.into())])
 }
 
-/// Reports of images on these hosts instead of those that there are. The body holds none of them.
+/// One set of rules and reports, in a process of its own.
+struct Case {
+    name: &'static str,
+    runtime: Runtime,
+    _folder: TempDir,
+}
+
+impl Case {
+    async fn start_all(kind: Kind, folder: &Path) -> Result<Vec<Self>> {
+        let few = |version| rules(version, REWRITTEN, false);
+        Ok(vec![
+            Self::start(kind, folder, "4 rules", few, None).await?,
+            Self::start(kind, folder, "200 rules", |version| rules(version, 200, false), None).await?,
+            Self::start(kind, folder, "4 rules, signed", |version| rules(version, REWRITTEN, true), None).await?,
+            Self::start(kind, folder, "100,000 reports elsewhere", few, Some(OTHER_HOSTS)).await?,
+            Self::start(kind, folder, "100,000 reports on its hosts", few, Some(HOSTS)).await?,
+        ])
+    }
+
+    async fn start(
+        kind: Kind,
+        folder: &Path,
+        name: &'static str,
+        rules: impl Fn(usize) -> Value,
+        reported: Option<[&str; 6]>,
+    ) -> Result<Self> {
+        let own = tempfile::tempdir_in(folder)?;
+        let keys = "hmac-sha256=of-a-benchmark";
+        let builder = application::builder(own.path(), kind, &COMPONENTS)?.variable("images_sign_keys", keys);
+        let case = Self { name, runtime: builder.start().await?, _folder: own };
+        case.put(&rules(1)).await?;
+        if let Some(hosts) = reported {
+            keep_reports(&case.runtime, hosts).with_context(|| format!("{REPORTS} {name}"))?;
+            // New rules make the reports' keys anew, as one piece.
+            case.put(&rules(2)).await?;
+        }
+        // By then every instance has them.
+        sleep(Duration::from_secs(1)).await;
+        Ok(case)
+    }
+
+    async fn put(&self, rules: &Value) -> Result<()> {
+        let request = http_client(ANSWER_TIMEOUT).put(self.runtime.url("/images/rules")).bearer_auth(TOKEN).json(rules);
+        let answer = request.send().await?;
+        ensure!(answer.status().is_success(), "the rules were refused: {}", answer.text().await?);
+        Ok(())
+    }
+
+    async fn rewrite(&self, body: &[u8]) -> Result<Duration> {
+        let (took, answer) = self.post(REWRITE, body).await?;
+        let found = String::from_utf8_lossy(&answer).matches(TO).count();
+        ensure!(found == URLS * REWRITTEN / HOSTS.len(), "{found} URLs were rewritten");
+        Ok(took)
+    }
+
+    async fn echo(&self, path: &str, body: &[u8]) -> Result<Duration> {
+        let (took, answer) = self.post(path, body).await?;
+        ensure!(answer == body, "an echo is not the body");
+        Ok(took)
+    }
+
+    /// Of the second body of two: while the others had their turn, the process has cooled down.
+    async fn post(&self, path: &str, body: &[u8]) -> Result<(Duration, Vec<u8>)> {
+        post(&self.runtime, path, body).await?;
+        post(&self.runtime, path, body).await
+    }
+}
+
+/// Reports of images on these hosts. The body holds none of them.
 fn keep_reports(runtime: &Runtime, hosts: [&str; 6]) -> Result<()> {
     let connection = Connection::open(runtime.state_dir().join("sqlite_db.db"))?;
     connection.busy_timeout(ANSWER_TIMEOUT)?;
-    connection.execute("DELETE FROM images_violations", [])?;
     let hosts: Vec<String> = hosts.iter().map(|host| format!("('{host}')")).collect();
     let sql = format!(
         "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < {REPORTS}),
@@ -161,37 +231,24 @@ fn rules(version: usize, count: usize, signed: bool) -> Value {
     json!({"version": version, "rules": rules, "placeholder": format!("https://{TO}/removed.png")})
 }
 
-async fn put(runtime: &Runtime, rules: &Value) -> Result<()> {
-    let request = http_client(ANSWER_TIMEOUT).put(runtime.url("/images/rules")).bearer_auth(TOKEN).json(rules);
-    let answer = request.send().await?;
-    ensure!(answer.status().is_success(), "the rules were refused: {}", answer.text().await?);
-    // By then every instance has them.
-    sleep(Duration::from_secs(1)).await;
-    Ok(())
-}
-
-/// A round of the baselines and of the case, one right after the other.
+/// What a round measured.
 struct Round {
-    sdk: Option<Duration>,
-    baseline: Duration,
-    case: Duration,
+    sdk: Duration,
+    own: Duration,
+    /// By the case's place.
+    cases: Vec<Duration>,
+    plain: Duration,
+    sub_filter: Duration,
+    sed: Duration,
 }
 
-async fn beside_echoes(runtime: &Runtime, body: &[u8], rounds: u32) -> Result<Vec<Round>> {
-    let mut measured = Vec::new();
-    // The first is to warm up.
-    for number in 0..=rounds {
-        let sdk = post(runtime, ECHO, body).await?;
-        let own = post(runtime, OWN_ECHO, body).await?;
-        let rewritten = post(runtime, REWRITE, body).await?;
-        ensure!(sdk.1 == body && own.1 == body, "an echo is not the body");
-        let found = String::from_utf8_lossy(&rewritten.1).matches(TO).count();
-        ensure!(found == URLS * REWRITTEN / HOSTS.len(), "{found} URLs were rewritten");
-        if number > 0 {
-            measured.push(Round { sdk: Some(sdk.0), baseline: own.0, case: rewritten.0 });
-        }
-    }
-    Ok(measured)
+/// A case beside its baselines, in one round.
+struct Beside {
+    baseline: Duration,
+    sdk: Option<Duration>,
+    /// What the first case took, of which this one has more.
+    first: Option<Duration>,
+    case: Duration,
 }
 
 async fn post(runtime: &Runtime, path: &str, body: &[u8]) -> Result<(Duration, Vec<u8>)> {
@@ -242,24 +299,28 @@ fn dechunked(answer: &[u8]) -> Result<Vec<u8>> {
 }
 
 /// Prints a case's row, and returns its figures.
-fn tell(name: &str, rounds: &[Round], megabytes: f64) -> Value {
-    let rate = |took: &Duration| megabytes / took.as_secs_f64();
-    let to = |baseline: &Duration, round: &Round| rate(&round.case) / rate(baseline);
-    let baseline = Spread::of(rounds.iter().map(|round| rate(&round.baseline)));
-    let case = Spread::of(rounds.iter().map(|round| rate(&round.case)));
-    let ratio = Spread::of(rounds.iter().map(|round| to(&round.baseline, round)));
-    let to_sdk: Option<Vec<f64>> = rounds.iter().map(|round| Some(to(round.sdk.as_ref()?, round))).collect();
-    let to_sdk = to_sdk.map(Spread::of);
+fn tell(name: &str, rounds: impl Iterator<Item = Beside>, megabytes: f64) -> Value {
+    let rounds: Vec<_> = rounds.collect();
+    let rate = |took: Duration| megabytes / took.as_secs_f64();
+    let baseline = Spread::of(rounds.iter().map(|round| rate(round.baseline)));
+    let case = Spread::of(rounds.iter().map(|round| rate(round.case)));
+    let to = |baseline: fn(&Beside) -> Option<Duration>| {
+        let ratio = |round: &Beside| Some(rate(round.case) / rate(baseline(round)?));
+        rounds.iter().map(ratio).collect::<Option<Vec<f64>>>().map(Spread::of)
+    };
+    let (ratio, to_sdk, to_first) = (to(|round| Some(round.baseline)), to(|round| round.sdk), to(|round| round.first));
     let added_s = rounds.iter().map(|round| round.case.as_secs_f64() - round.baseline.as_secs_f64());
     let added = Spread::of(added_s.map(|seconds| seconds * 1e3 / megabytes));
-    let to_sdk_text = to_sdk.as_ref().map_or_else(String::new, ToString::to_string);
-    println!("{name:<38} {:>9.0} {to_sdk_text:>20} {:>20} {:>12.2}", case.median, ratio.to_string(), added.median);
+    let text = |spread: &Option<Spread>| spread.as_ref().map_or_else(String::new, ToString::to_string);
+    let texts = [text(&to_sdk), text(&ratio), text(&to_first), added.to_string()].map(|text| format!("{text:>19}"));
+    println!("{name:<29} {:>5.0} {}", case.median, texts.join(" "));
     json!({
         "name": name,
         "mb_per_s": case.json(),
         "baseline_mb_per_s": baseline.json(),
-        "ratio": ratio.json(),
-        "ratio_to_sdk": to_sdk.map(|spread| spread.json()),
+        "ratio": ratio.map(Spread::json),
+        "ratio_to_sdk": to_sdk.map(Spread::json),
+        "ratio_to_first": to_first.map(Spread::json),
         "added_ms_per_mb": added.json(),
     })
 }
@@ -302,7 +363,13 @@ impl Nginx {
         Ok(Self { _group: group, address })
     }
 
+    /// Of the second request of two, as of the others.
     async fn get(&self, path: &str) -> Result<Duration> {
+        self.get_once(path).await?;
+        self.get_once(path).await
+    }
+
+    async fn get_once(&self, path: &str) -> Result<Duration> {
         let request = format!("GET {path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n", self.address);
         let address = self.address;
         let (took, answer) = tokio::task::spawn_blocking(move || exchange(address, request.into_bytes())).await??;
