@@ -8,47 +8,48 @@
 const GROUP: usize = 4;
 /// The table has 2^16 bits, 8 KiB: a part of what a core's nearest memory holds.
 const BITS: u32 = 16;
-const WORDS: usize = 1 << (BITS - 6);
+const WORDS: usize = 1 << (BITS - WORD_BITS);
+/// A word has 2^5 bits: which of them is a group's is told by the last 5 of its hash.
+const WORD_BITS: u32 = u32::BITS.ilog2();
 /// The steps that there are: constants, so that nothing of one is computed or checked while looking. The longest is taken
 /// that no host is too short for.
-const STEP: usize = 16;
-const SHORT_STEP: usize = 12;
-const SHORTEST_STEP: usize = 8;
+const STEPS: [usize; 5] = [16, 14, 12, 10, 8];
 /// Steps that are taken in one turn: in Spin's engine a turn costs more than a step.
-const STEPS: usize = 8;
+const TURN: usize = 8;
 /// A table fuller than this finds too much.
 const GROUPS_MAX: usize = 1 << (BITS - 3);
 
 /// The groups of all hosts.
 pub(crate) struct Finder {
-    table: Box<[u64; WORDS]>,
+    table: Box<[u32; WORDS]>,
     step: usize,
 }
 
-/// Upper case is lower case here; other bytes may be taken for one another.
-fn group(bytes: [u8; GROUP]) -> u32 {
-    let folded = u32::from_le_bytes(bytes) | 0x2020_2020;
-    folded.wrapping_mul(0x9E37_79B1) >> (32 - BITS)
+/// Which word is a group's, and in its last bits which of its bits. Upper case is lower case here; other bytes may be taken
+/// for one another.
+fn place(bytes: [u8; GROUP]) -> (usize, u32) {
+    let hash = (u32::from_le_bytes(bytes) | 0x2020_2020).wrapping_mul(0x9E37_79B1);
+    ((hash >> (u32::BITS - BITS + WORD_BITS)) as usize, hash >> (u32::BITS - BITS))
 }
 
 impl Finder {
     /// For these lower-case hosts, or ends of hosts; `None` if they are too short or too many to gain by it.
     pub(crate) fn new<'a>(hosts: impl IntoIterator<Item = &'a [u8]>) -> Option<Self> {
-        let mut table = Box::new([0_u64; WORDS]);
+        let mut table = Box::new([0_u32; WORDS]);
         let (mut shortest, mut groups) = (usize::MAX, 0);
         for host in hosts {
             shortest = shortest.min(host.len());
             for bytes in host.windows(GROUP).filter_map(|window| window.first_chunk::<GROUP>()) {
-                let bit = group(*bytes);
-                if let Some(word) = table.get_mut((bit >> 6) as usize) {
-                    *word |= 1 << (bit & 63);
+                let (word, bit) = place(*bytes);
+                if let Some(word) = table.get_mut(word) {
+                    *word |= 1_u32.wrapping_shl(bit);
                 }
                 groups += 1;
             }
         }
         // Wherever such a host stands, one of the looked-at groups lies within it.
         let fits = |step: &usize| shortest >= step + GROUP - 1 && groups <= GROUPS_MAX;
-        let step = [STEP, SHORT_STEP, SHORTEST_STEP].into_iter().find(fits)?;
+        let step = STEPS.into_iter().find(fits)?;
         Some(Self { table, step })
     }
 
@@ -56,32 +57,38 @@ impl Finder {
     pub(crate) fn next(&self, bytes: &[u8], from: usize) -> Option<usize> {
         let rest = bytes.get(from..)?;
         let found = match self.step {
-            STEP => self.find::<STEP, { STEP * STEPS }>(rest),
-            SHORT_STEP => self.find::<SHORT_STEP, { SHORT_STEP * STEPS }>(rest),
-            _ => self.find::<SHORTEST_STEP, { SHORTEST_STEP * STEPS }>(rest),
+            16 => self.find::<16, { 16 * TURN }>(rest),
+            14 => self.find::<14, { 14 * TURN }>(rest),
+            12 => self.find::<12, { 12 * TURN }>(rest),
+            10 => self.find::<10, { 10 * TURN }>(rest),
+            _ => self.find::<8, { 8 * TURN }>(rest),
         };
         found.map(|place| from + place)
     }
 
-    /// A step's group is its last bytes: a host as long as a step and a group, less one, has such a group.
-    fn find<const STEP: usize, const TURN: usize>(&self, bytes: &[u8]) -> Option<usize> {
-        let is_in = |step: &[u8; STEP]| step.last_chunk::<GROUP>().is_some_and(|group| self.has(*group));
+    /// A step's group is its last bytes: a host as long as a step and a group, less one, has such a group. A function of its
+    /// own, so that what it works with stays in registers.
+    #[inline(never)]
+    fn find<const STEP: usize, const LENGTH: usize>(&self, bytes: &[u8]) -> Option<usize> {
+        let ask = |step: &[u8; STEP]| step.last_chunk::<GROUP>().map_or(0, |group| self.ask(*group)) & 1;
+        let (turns, rest) = bytes.as_chunks::<LENGTH>();
         let mut at = 0;
-        for turn in bytes.as_chunks::<TURN>().0 {
-            let steps = turn.as_chunks::<STEP>().0;
-            if steps.iter().fold(false, |any, step| any | is_in(step)) {
-                break;
+        for turn in turns {
+            let steps = turn.as_chunks::<STEP>().0.iter().enumerate();
+            let found = steps.fold(0, |found, (number, step)| found | ask(step) << number);
+            if found != 0 {
+                return Some(at + (found.trailing_zeros() as usize + 1) * STEP - GROUP);
             }
-            at += TURN;
+            at += LENGTH;
         }
-        let steps = bytes.get(at..)?.as_chunks::<STEP>().0;
-        let place = steps.iter().position(is_in)?;
+        let place = rest.as_chunks::<STEP>().0.iter().position(|step| ask(step) == 1)?;
         Some(at + (place + 1) * STEP - GROUP)
     }
 
-    fn has(&self, bytes: [u8; GROUP]) -> bool {
-        let bit = group(bytes);
-        self.table.get((bit >> 6) as usize).is_some_and(|word| word >> (bit & 63) & 1 == 1)
+    /// The last bit tells whether a host may have the group; the others mean nothing.
+    fn ask(&self, bytes: [u8; GROUP]) -> u32 {
+        let (word, bit) = place(bytes);
+        self.table.get(word).map_or(0, |word| word.wrapping_shr(bit))
     }
 }
 
@@ -113,7 +120,7 @@ mod tests {
     proptest! {
         #[test]
         fn each_step_finds_the_shortest_hosts_that_it_is_for(
-            (step, length) in prop::sample::select(vec![(8, 11), (8, 14), (12, 15), (12, 18), (16, 19), (16, 40)]),
+            (step, length) in prop::sample::select(vec![(8, 11), (8, 12), (10, 13), (10, 14), (12, 15), (14, 17), (14, 18), (16, 19), (16, 40)]),
             host in "[a-z0-9.]{40}",
             before in "[a-z./ ]{0,300}",
             after in "[a-z./ ]{0,300}",

@@ -108,7 +108,8 @@ impl Trust {
     /// Asks for all of them.
     fn verify(&mut self, hosts: &[Host], unlawful: &Unlawful) {
         let reported = |place: usize| hosts.get(place).map_or(&[][..], |host| &host.reported);
-        self.was_deceived |= self.images.drain(..).any(|(place, path)| unlawful.has(reported(place), path));
+        let is_unlawful = |(place, path)| unlawful.may_have(path) && unlawful.has(reported(place), path);
+        self.was_deceived |= self.images.drain(..).any(is_unlawful);
     }
 }
 
@@ -142,6 +143,17 @@ const HOSTS: usize = 32;
 /// In how many places a host may be remembered.
 const NEIGHBOURS: usize = 4;
 
+/// What becomes of a host's URLs, by the place of a rule that rewrites them.
+#[derive(Clone, Copy, Default)]
+enum Outcome {
+    Settled(Option<usize>),
+    /// If the image is lawful.
+    UnlessReported(Option<usize>),
+    /// The whole URL matters.
+    #[default]
+    ByUrl,
+}
+
 /// What is known of all of a host's URLs. A body has many URLs on few hosts.
 #[derive(Default)]
 struct Host {
@@ -155,6 +167,7 @@ struct Host {
     signed: bool,
     /// The hashes of the hosts under which its images may have been reported.
     reported: Vec<u64>,
+    outcome: Outcome,
 }
 
 impl Host {
@@ -177,13 +190,18 @@ impl Host {
         }
         self.signed = rule.and_then(|(place, _)| rules.rules.get(place)).is_some_and(|rule| rule.sign.is_some());
         self.rule = rule;
+        self.outcome = self.outcome();
     }
 
-    /// What becomes of its URLs, whatever follows the host; `None` if that matters.
-    fn settled(&self) -> Option<Verdict> {
+    /// What becomes of its URLs, as far as the host tells.
+    fn outcome(&self) -> Outcome {
         let by_url = self.rule.is_some_and(|(_, fate)| fate != Fate::In);
-        let rewrite = |(rule, _)| Verdict::Rewrite { rule, inserts: Vec::new() };
-        (self.reported.is_empty() && !by_url && !self.signed).then(|| self.rule.map_or(Verdict::Leave, rewrite))
+        let rule = self.rule.map(|(place, _)| place);
+        match self.reported.is_empty() {
+            _ if by_url || self.signed => Outcome::ByUrl,
+            true => Outcome::Settled(rule),
+            false => Outcome::UnlessReported(rule),
+        }
     }
 }
 
@@ -206,6 +224,15 @@ struct Head {
     scheme: usize,
     style: Style,
     host: usize,
+}
+
+/// A URL that may concern us.
+struct Found {
+    head: Head,
+    /// Where it is plain to see.
+    authority: Option<Authority>,
+    /// Where to look on if it does not.
+    next: usize,
 }
 
 /// A URL's host and port.
@@ -407,16 +434,22 @@ impl Rewriter {
         let mut from = 0;
         // Nothing before it can begin a URL any more.
         let mut settled = 0;
-        while let Some((head, after)) = self.next_head(input, from) {
-            from = after;
+        while let Some(Found { head, authority: plain, next }) = self.next_head(input, from) {
+            from = next;
             // The scheme went with the URL before, or is a part of its host.
             if head.start < settled || edit.drops(head.start) {
                 continue;
             }
             // What comes into a URL around it ends it, as it will when it is seen again.
             let (seen, last) = edit.until_insert(head.start).map_or((input, last), |seen| (seen, true));
-            let Ok(authority) = authority(seen, &head, last) else { return head.start };
-            let Some(authority) = authority else { continue };
+            let authority = match plain {
+                Some(plain) if edit.inserts.is_empty() => plain,
+                _ => match authority(seen, &head, last) {
+                    Ok(Some(authority)) => authority,
+                    Ok(None) => continue,
+                    Err(More) => return head.start,
+                },
+            };
             let Ok(verdict) = self.judge(seen, &head, authority, last) else { return head.start };
             match verdict {
                 // What looks like its host may be the scheme of another.
@@ -466,15 +499,15 @@ impl Rewriter {
         }
     }
 
-    /// The next URL that may concern us, and where to look on if it does not.
-    fn next_head(&self, input: &[u8], mut from: usize) -> Option<(Head, usize)> {
+    /// The next URL that may concern us.
+    fn next_head(&self, input: &[u8], mut from: usize) -> Option<Found> {
         let Some(finder) = self.finder.as_ref() else {
             loop {
                 let found = scan::next(input, from)?;
                 from = found + 1;
                 let is_entity = matches!(input.get(found..from + 1), Some([b'F' | b'f', b';']));
                 if let Some(head) = self.head(input, if is_entity { from + 1 } else { from }) {
-                    return Some((head, from));
+                    return Some(Found { head, authority: None, next: from });
                 }
             }
         };
@@ -483,8 +516,11 @@ impl Rewriter {
             let (begin, end) = host_around(input, found);
             // On from the run's end: a host is a whole run of a host's characters.
             from = end.max(found + 1);
+            if let Some(head) = plain_head(input, begin) {
+                return Some(Found { head, authority: plain_authority(input, begin, end), next: from });
+            }
             if let Some(head) = self.head(input, begin) {
-                return Some((head, from));
+                return Some(Found { head, authority: None, next: from });
             }
         }
     }
@@ -580,18 +616,27 @@ impl Rewriter {
     fn judge(&mut self, input: &[u8], head: &Head, authority: Authority, last: bool) -> Result<Verdict, More> {
         let seen = input.get(head.host..authority.host_end).unwrap_or_default();
         let place = self.known(seen);
-        match self.hosts.get(place).map(Host::settled) {
-            Some(None) => {
-                let before = self.read;
-                // What is not decided yet is read again.
-                self.judge_by_path(input, head, authority, last, place).inspect_err(|More| self.read = before)
+        let by_rule =
+            |rule: Option<usize>| rule.map_or(Verdict::Leave, |rule| Verdict::Rewrite { rule, inserts: Vec::new() });
+        match self.hosts.get(place).map_or(Outcome::ByUrl, |host| host.outcome) {
+            Outcome::Settled(rule) => return Ok(by_rule(rule)),
+            Outcome::UnlessReported(rule) if self.trust.on && self.read.may_read(head.start) => {
+                if let Some(end) = plain_path(input, authority, head.style) {
+                    self.read.note(head.start, end);
+                    let path = input.get(authority.end..end).unwrap_or_default();
+                    self.trust.images.push((place, hash(path)));
+                    return Ok(by_rule(rule));
+                }
             }
-            Some(Some(verdict)) => Ok(verdict),
-            None => Ok(Verdict::Leave),
+            _ => {}
         }
+        let before = self.read;
+        // What is not decided yet is read again.
+        self.judge_by_path(input, head, authority, last, place).inspect_err(|More| self.read = before)
     }
 
     /// What becomes of a URL of which the host alone does not tell.
+    #[inline(never)]
     fn judge_by_path(
         &mut self,
         input: &[u8],
@@ -886,6 +931,12 @@ const fn is_subdelimiter(byte: u8) -> bool {
     matches!(byte, b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=' | b'~')
 }
 
+/// The URL's host, if it is this run of a host's characters and ends as most do: at the path.
+fn plain_authority(input: &[u8], begin: usize, end: usize) -> Option<Authority> {
+    let is_plain = end - begin <= HOST_MAX && matches!(input.get(end - 1..=end), Some([last, b'/']) if *last != b'.');
+    is_plain.then_some(Authority { host_end: end, replaced_end: end, end })
+}
+
 /// The URL's host and port; `None` if it has no host, or one that goes on in a way that no host does.
 fn authority(input: &[u8], head: &Head, last: bool) -> Result<Option<Authority>, More> {
     let rest = input.get(head.host..).unwrap_or_default();
@@ -902,8 +953,8 @@ fn authority(input: &[u8], head: &Head, last: bool) -> Result<Option<Authority>,
     let mut end = head.host + length;
     // As most hosts end.
     let depth = head.style.depth();
-    if depth == 0 && dots == 0 && rest.get(length) == Some(&b'/') {
-        return Ok(Some(Authority { host_end: end, replaced_end: end, end }));
+    if let Some(plain) = plain_authority(input, head.host, end).filter(|_| depth == 0) {
+        return Ok(Some(plain));
     }
     let mut behind = token(input, end, depth, last);
     let host_end = end - dots;

@@ -73,7 +73,7 @@ impl Unlawful {
     }
 
     /// Whether an image with this path may be there, on whatever host.
-    fn may_have(&self, path: u64) -> bool {
+    pub(crate) fn may_have(&self, path: u64) -> bool {
         let (word, bits) = self.place(path);
         self.filter.get(word).is_some_and(|word| word & bits == bits)
     }
