@@ -71,6 +71,14 @@ pub(crate) fn host_run(bytes: &[u8], most: usize) -> usize {
 /// letters, digits, `-`, `.`, `_`, `~` and `/`. Whole lanes, and what the first other byte ends; `None` if the end of
 /// the bytes comes before.
 pub(crate) fn path_run(bytes: &[u8], most: usize) -> Option<usize> {
+    // Most end in the first lanes.
+    if let Some(lanes) = bytes.first_chunk::<{ 4 * LANES }>() {
+        let lanes = lanes.as_chunks::<LANES>().0.iter().enumerate();
+        let mask = lanes.fold(0, |mask, (number, lane)| mask | u64::from(are_path(*lane)) << (number * LANES));
+        if mask != u64::MAX {
+            return Some(mask.trailing_ones() as usize);
+        }
+    }
     let mut run = 0;
     for lane in bytes.as_chunks::<LANES>().0 {
         let mask = are_path(*lane);
