@@ -900,9 +900,26 @@ fn piece() -> impl Strategy<Value = Vec<u8>> {
             let second = if same { first.clone() } else { second };
             [scheme, colon.unwrap_or_default(), first.into_bytes(), second.into_bytes(), host, port, path].concat()
         });
+    // As most are, one beside the other.
+    let plain = (
+        pick(&["https://", "https://", "http://"]),
+        pick(&[
+            "img10.360buyimg.com",
+            "img10.360buyimg.com",
+            "new.example.com",
+            "foreign.example.net",
+            "s.example.org",
+            "h.example.org",
+            "a.many.example",
+        ]),
+        pick(&["/a.jpg", "/b.jpg", "/b.jpg", "/b/c.jpg", "/b/c/d.jpg"]),
+        pick(&["\", \"of a message\": \"", " and another one: ", "'><img class=\"avatar\" src='", "\n", "<"]),
+    )
+        .prop_map(|(scheme, host, path, end)| [scheme, host, path, end].concat());
     prop_oneof![
         6 => around,
         8 => url,
+        4 => plain,
         1 => host(),
         2 => path(),
         1 => prop::collection::vec(any::<u8>(), 0..6),
@@ -1112,13 +1129,32 @@ fn a_body_with_more_hosts_than_are_remembered_becomes_what_it_must() {
         _ => format!("foreign-{number}.example.org"),
     });
     let urls: Vec<String> = hosts.map(|host| format!("\"https://{host}/a.jpg\"")).collect();
-    let body = [urls.join(","), urls.join(" ")].concat().into_bytes();
-    for context in [None, Some(Context::Bulk), Some(Context::Avatar)] {
-        let caller = Caller { context, ..Caller::default() };
-        for reported in [false, true] {
-            let case = Case { body: &body, caller: &caller, media: Media::Other, reported };
-            assert_eq!(shown(&case.streamed(&[]).0), shown(&case.expected()), "{context:?} {reported}");
+    let many = [urls.join(","), urls.join(" ")].concat();
+    // Long forgotten when the piece ends.
+    let others: String = (0..300).map(|number| format!(" //{number}.a.many.example/ ")).collect();
+    let early = ["\"https://img10.360buyimg.com/a.jpg\" of a message", &others].concat();
+    for body in [many.as_bytes(), early.as_bytes()] {
+        for context in [None, Some(Context::Bulk), Some(Context::Avatar)] {
+            let caller = Caller { context, ..Caller::default() };
+            for reported in [false, true] {
+                let case = Case { body, caller: &caller, media: Media::Other, reported };
+                assert_eq!(shown(&case.streamed(&[]).0), shown(&case.expected()), "{context:?} {reported}");
+            }
         }
+    }
+}
+
+#[test]
+fn an_unlawful_image_takes_nothing_from_what_was_to_be_inserted_before_it() {
+    // The first URL ends with what the next one begins with.
+    let body = b"https%3A%2F%2Fs.example.org%2Fs.png%3Fx%3Dhttp://img10.360buyimg.com/b.jpg \
+        \"https://img10.360buyimg.com/a.jpg\" of a message";
+    let caller = Caller::default();
+    let case = Case { body, caller: &caller, media: Media::Other, reported: true };
+    let expected = shown(&case.expected());
+    assert!(expected.contains("signature") && expected.contains("gone.png"), "{expected}");
+    for cut in 1..body.len() {
+        assert_eq!(shown(&case.streamed(&[cut]).0), expected, "{cut}");
     }
 }
 
