@@ -11,9 +11,16 @@ const BITS: u32 = 16;
 const WORDS: usize = 1 << (BITS - WORD_BITS);
 /// A word has 2^5 bits: which of them is a group's is told by the last 5 of its hash.
 const WORD_BITS: u32 = u32::BITS.ilog2();
-/// The steps that there are: constants, so that nothing of one is computed or checked while looking. The longest is taken
-/// that no host is too short for.
-const STEPS: [usize; 5] = [16, 14, 12, 10, 8];
+/// The steps that there are, each with what takes it: constants, so that nothing of one is computed or checked while
+/// looking. The longest is taken that no host is too short for.
+const STEPS: [(usize, Find); 5] = [
+    (16, Finder::find::<16, { 16 * TURN }>),
+    (14, Finder::find::<14, { 14 * TURN }>),
+    (12, Finder::find::<12, { 12 * TURN }>),
+    (10, Finder::find::<10, { 10 * TURN }>),
+    (8, Finder::find::<8, { 8 * TURN }>),
+];
+type Find = fn(&Finder, &[u8]) -> Option<usize>;
 /// Steps that are taken in one turn: in Spin's engine a turn costs more than a step.
 const TURN: usize = 8;
 /// A table fuller than this finds too much.
@@ -22,12 +29,18 @@ const GROUPS_MAX: usize = 1 << (BITS - 3);
 /// The groups of all hosts.
 pub(crate) struct Finder {
     table: Box<[u32; WORDS]>,
-    step: usize,
+    find: Find,
+}
+
+/// The longest step, and what takes it, for hosts of which the shortest has so many bytes, and all so many groups.
+fn longest_step(shortest: usize, groups: usize) -> Option<(usize, Find)> {
+    // Wherever such a host stands, one of the looked-at groups lies within it.
+    STEPS.into_iter().find(|(step, _)| shortest >= step + GROUP - 1 && groups <= GROUPS_MAX)
 }
 
 /// Which word is a group's, and in its last bits which of its bits. Upper case is lower case here; other bytes may be taken
 /// for one another.
-fn place(bytes: [u8; GROUP]) -> (usize, u32) {
+fn bit_of(bytes: [u8; GROUP]) -> (usize, u32) {
     let hash = (u32::from_le_bytes(bytes) | 0x2020_2020).wrapping_mul(0x9E37_79B1);
     ((hash >> (u32::BITS - BITS + WORD_BITS)) as usize, hash >> (u32::BITS - BITS))
 }
@@ -40,29 +53,20 @@ impl Finder {
         for host in hosts {
             shortest = shortest.min(host.len());
             for bytes in host.windows(GROUP).filter_map(|window| window.first_chunk::<GROUP>()) {
-                let (word, bit) = place(*bytes);
+                let (word, bit) = bit_of(*bytes);
                 if let Some(word) = table.get_mut(word) {
                     *word |= 1_u32.wrapping_shl(bit);
                 }
                 groups += 1;
             }
         }
-        // Wherever such a host stands, one of the looked-at groups lies within it.
-        let fits = |step: &usize| shortest >= step + GROUP - 1 && groups <= GROUPS_MAX;
-        let step = STEPS.into_iter().find(fits)?;
-        Some(Self { table, step })
+        let (_, find) = longest_step(shortest, groups)?;
+        Some(Self { table, find })
     }
 
     /// A place at or after `from` within what may be a host. A host that begins at or after `from` has such a place.
     pub(crate) fn next(&self, bytes: &[u8], from: usize) -> Option<usize> {
-        let rest = bytes.get(from..)?;
-        let found = match self.step {
-            16 => self.find::<16, { 16 * TURN }>(rest),
-            14 => self.find::<14, { 14 * TURN }>(rest),
-            12 => self.find::<12, { 12 * TURN }>(rest),
-            10 => self.find::<10, { 10 * TURN }>(rest),
-            _ => self.find::<8, { 8 * TURN }>(rest),
-        };
+        let found = (self.find)(self, bytes.get(from..)?);
         found.map(|place| from + place)
     }
 
@@ -87,7 +91,7 @@ impl Finder {
 
     /// The last bit tells whether a host may have the group; the others mean nothing.
     fn ask(&self, bytes: [u8; GROUP]) -> u32 {
-        let (word, bit) = place(bytes);
+        let (word, bit) = bit_of(bytes);
         self.table.get(word).map_or(0, |word| word.wrapping_shr(bit))
     }
 }
@@ -127,7 +131,7 @@ mod tests {
         ) {
             let host = &host[..length];
             let finder = Finder::new([host.as_bytes()]).unwrap();
-            prop_assert_eq!(finder.step, step);
+            prop_assert_eq!(longest_step(length, host.len()).map(|(step, _)| step), Some(step));
             let (text, place) = (format!("{before}{host}{after}"), before.len()..before.len() + length);
             let found = (0..=before.len()).step_by(7).map(|from| finder.next(text.as_bytes(), from));
             // What comes earlier is something that looks alike.

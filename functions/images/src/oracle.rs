@@ -1158,6 +1158,26 @@ fn an_unlawful_image_takes_nothing_from_what_was_to_be_inserted_before_it() {
     }
 }
 
+#[test]
+fn a_url_without_a_host_counts_for_nothing_even_if_it_looks_like_one_to_the_finder() {
+    let finder = finder(&rules(), &Unlawful::default()).unwrap();
+    let letters = || b"abcdefghijklmnopqrstuvwxyz0123456789".iter().map(|letter| char::from(*letter));
+    let paths = letters().flat_map(|a| letters().flat_map(move |b| letters().map(move |c| format!("/{a}{b}{c}"))));
+    // At one of these places it looks, and takes what begins at the third slash for a part of a host.
+    let bodies = paths.flat_map(|path| (0..16).map(move |before| format!("{}https://{path}/", " ".repeat(before))));
+    let mut taken =
+        bodies.filter(|body| finder.next(body.as_bytes(), 0) == body.find("///").map(|at| at + 2)).peekable();
+    assert!(taken.peek().is_some());
+    for body in taken.take(20) {
+        // As many URLs in one another as are read.
+        let nested = "https://img10.360buyimg.com/a/".repeat(NESTED_MAX - 1);
+        let body = format!("{body}{nested}https://img10.360buyimg.com/a.jpg\" of a message");
+        let case = Case { body: body.as_bytes(), caller: &Caller::default(), media: Media::Other, reported: true };
+        assert!(shown(&case.expected()).contains("gone.png"));
+        assert_eq!(shown(&case.streamed(&[]).0), shown(&case.expected()));
+    }
+}
+
 /// The parameters that sign a path.
 fn hmac(path: &str) -> String {
     sign::Signer::new(sign::Scheme::HmacSha256, "secret", 1_800).unwrap().parameters(path.as_bytes(), NOW_S)

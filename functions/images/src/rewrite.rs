@@ -109,11 +109,12 @@ impl Trust {
     fn verify(&mut self, hosts: &[Host], unlawful: &Unlawful) {
         let reported = |place: usize| hosts.get(place).map_or(&[][..], |host| &host.reported);
         let is_unlawful = |(place, path): &(usize, u64)| unlawful.has(reported(*place), *path);
-        // So many at once, and no branch between them.
-        for images in self.images.chunks(ASKED) {
-            let may_be = images.iter().fold(false, |any, (_, path)| any | unlawful.may_have(*path));
-            self.was_deceived |= may_be && images.iter().any(is_unlawful);
-        }
+        // So many at once, and nothing waits for an answer in between.
+        let (many, rest) = self.images.as_chunks::<ASKED>();
+        let may_be = |images: &&[(usize, u64); ASKED]| {
+            images.iter().fold(false, |any, (_, path)| any | unlawful.may_have(*path))
+        };
+        self.was_deceived |= many.iter().filter(may_be).flatten().chain(rest).any(is_unlawful);
         self.images.clear();
     }
 }
@@ -151,15 +152,15 @@ const HOSTS: usize = 32;
 /// In how many places a host may be remembered.
 const NEIGHBOURS: usize = 4;
 
-/// What becomes of a host's URLs, by the place of a rule that rewrites them.
+/// Whether a host tells what becomes of its URLs, and the place of the rule that rewrites them.
 #[derive(Clone, Copy, Default)]
-enum Outcome {
+enum ByHost {
     Settled(Option<usize>),
     /// If the image is lawful.
     UnlessReported(Option<usize>),
     /// The whole URL matters.
     #[default]
-    ByUrl,
+    No,
 }
 
 /// What is known of all of a host's URLs. A body has many URLs on few hosts.
@@ -175,7 +176,7 @@ struct Host {
     signed: bool,
     /// The hashes of the hosts under which its images may have been reported.
     reported: Vec<u64>,
-    outcome: Outcome,
+    by_host: ByHost,
 }
 
 impl Host {
@@ -198,17 +199,17 @@ impl Host {
         }
         self.signed = rule.and_then(|(place, _)| rules.rules.get(place)).is_some_and(|rule| rule.sign.is_some());
         self.rule = rule;
-        self.outcome = self.outcome();
+        self.by_host = self.by_host();
     }
 
     /// What becomes of its URLs, as far as the host tells.
-    fn outcome(&self) -> Outcome {
+    fn by_host(&self) -> ByHost {
         let by_url = self.rule.is_some_and(|(_, fate)| fate != Fate::In);
         let rule = self.rule.map(|(place, _)| place);
         match self.reported.is_empty() {
-            _ if by_url || self.signed => Outcome::ByUrl,
-            true => Outcome::Settled(rule),
-            false => Outcome::UnlessReported(rule),
+            _ if by_url || self.signed => ByHost::No,
+            true => ByHost::Settled(rule),
+            false => ByHost::UnlessReported(rule),
         }
     }
 }
@@ -626,9 +627,9 @@ impl Rewriter {
         let place = self.known(seen);
         let by_rule =
             |rule: Option<usize>| rule.map_or(Verdict::Leave, |rule| Verdict::Rewrite { rule, inserts: Vec::new() });
-        match self.hosts.get(place).map_or(Outcome::ByUrl, |host| host.outcome) {
-            Outcome::Settled(rule) => return Ok(by_rule(rule)),
-            Outcome::UnlessReported(rule) if self.trust.on && self.read.may_read(head.start) => {
+        match self.hosts.get(place).map_or(ByHost::No, |host| host.by_host) {
+            ByHost::Settled(rule) => return Ok(by_rule(rule)),
+            ByHost::UnlessReported(rule) if self.trust.on && self.read.may_read(head.start) => {
                 if let Some(end) = plain_path(input, authority, head.style) {
                     self.read.note(head.start, end);
                     let path = input.get(authority.end..end).unwrap_or_default();
@@ -643,7 +644,7 @@ impl Rewriter {
         self.judge_by_path(input, head, authority, last, place).inspect_err(|More| self.read = before)
     }
 
-    /// What becomes of a URL of which the host alone does not tell.
+    /// What becomes of a URL of which the host alone does not tell. On its own, so that the common way stays short.
     #[inline(never)]
     fn judge_by_path(
         &mut self,
@@ -942,7 +943,8 @@ const fn is_subdelimiter(byte: u8) -> bool {
 
 /// The URL's host, if it is this run of a host's characters and ends as most do: at the path.
 fn plain_authority(input: &[u8], begin: usize, end: usize) -> Option<Authority> {
-    let is_plain = end - begin <= HOST_MAX && matches!(input.get(end - 1..=end), Some([last, b'/']) if *last != b'.');
+    let is_plain = (1..=HOST_MAX).contains(&(end - begin))
+        && matches!(input.get(end - 1..=end), Some([last, b'/']) if *last != b'.');
     is_plain.then_some(Authority { host_end: end, replaced_end: end, end })
 }
 
