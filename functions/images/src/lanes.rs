@@ -7,7 +7,7 @@ use wide::u8x16;
 
 /// The bytes of a lane.
 const LANES: usize = 16;
-/// The bytes that are copied in one turn.
+/// The bytes that are copied, or looked at, in one turn.
 const BLOCK: usize = 64;
 /// From so many bytes on a copy is worth a call of the runtime.
 const CALLED: usize = 4_096;
@@ -71,24 +71,26 @@ pub(crate) fn host_run(bytes: &[u8], most: usize) -> usize {
 /// letters, digits, `-`, `.`, `_`, `~` and `/`. Whole lanes, and what the first other byte ends; `None` if the end of
 /// the bytes comes before.
 pub(crate) fn path_run(bytes: &[u8], most: usize) -> Option<usize> {
-    // Most end in the first lanes.
-    if let Some(lanes) = bytes.first_chunk::<{ 4 * LANES }>() {
-        let lanes = lanes.as_chunks::<LANES>().0.iter().enumerate();
+    let (blocks, rest) = bytes.as_chunks::<BLOCK>();
+    let mut run = 0;
+    // Most paths end in the first block: one answer for all its lanes, and no turn of a loop.
+    for block in blocks {
+        let lanes = block.as_chunks::<LANES>().0.iter().enumerate();
         let mask = lanes.fold(0, |mask, (number, lane)| mask | u64::from(are_path(*lane)) << (number * LANES));
         if mask != u64::MAX {
-            return Some(mask.trailing_ones() as usize);
+            return Some(run + mask.trailing_ones() as usize);
+        }
+        run += BLOCK;
+        if run >= most {
+            return None;
         }
     }
-    let mut run = 0;
-    for lane in bytes.as_chunks::<LANES>().0 {
+    for lane in rest.as_chunks::<LANES>().0 {
         let mask = are_path(*lane);
         if mask != 0xFFFF {
             return Some(run + mask.trailing_ones() as usize);
         }
         run += LANES;
-        if run >= most {
-            return None;
-        }
     }
     None
 }

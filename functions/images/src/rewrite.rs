@@ -525,6 +525,7 @@ impl Rewriter {
             let (begin, end) = host_around(input, found);
             // On from the run's end: a host is a whole run of a host's characters.
             from = end.max(found + 1);
+            // As most begin: what `head` asks first, without a call.
             if let Some(head) = plain_head(input, begin) {
                 return Some(Found { head, authority: plain_authority(input, begin, end), next: from });
             }
@@ -627,21 +628,20 @@ impl Rewriter {
         let place = self.known(seen);
         let by_rule =
             |rule: Option<usize>| rule.map_or(Verdict::Leave, |rule| Verdict::Rewrite { rule, inserts: Vec::new() });
-        match self.hosts.get(place).map_or(ByHost::No, |host| host.by_host) {
-            ByHost::Settled(rule) => return Ok(by_rule(rule)),
-            ByHost::UnlessReported(rule) if self.trust.on && self.read.may_read(head.start) => {
-                if let Some(end) = plain_path(input, authority, head.style) {
-                    self.read.note(head.start, end);
-                    let path = input.get(authority.end..end).unwrap_or_default();
-                    self.trust.images.push((place, hash(path)));
-                    return Ok(by_rule(rule));
-                }
-            }
-            _ => {}
+        let by_host = self.hosts.get(place).map_or(ByHost::No, |host| host.by_host);
+        if let ByHost::Settled(rule) = by_host {
+            return Ok(by_rule(rule));
+        }
+        let plain = if self.read.may_read(head.start) { plain_path(input, authority, head.style) } else { None };
+        if let (ByHost::UnlessReported(rule), Some(end), true) = (by_host, plain, self.trust.on) {
+            self.read.note(head.start, end);
+            let path = input.get(authority.end..end).unwrap_or_default();
+            self.trust.images.push((place, hash(path)));
+            return Ok(by_rule(rule));
         }
         let before = self.read;
         // What is not decided yet is read again.
-        self.judge_by_path(input, head, authority, last, place).inspect_err(|More| self.read = before)
+        self.judge_by_path(input, head, authority, last, (place, plain)).inspect_err(|More| self.read = before)
     }
 
     /// What becomes of a URL of which the host alone does not tell. On its own, so that the common way stays short.
@@ -652,21 +652,19 @@ impl Rewriter {
         head: &Head,
         authority: Authority,
         last: bool,
-        place: usize,
+        (place, plain): (usize, Option<usize>),
     ) -> Result<Verdict, More> {
-        let may_read = self.read.may_read(head.start);
-        let plain = if may_read { plain_path(input, authority, head.style) } else { None };
         let signed = self.hosts.get(place).is_some_and(|host| host.signed);
         let is_value = (plain.is_none() || signed) && self.is_value(input, head);
         let ampersand = if is_value { Ampersand::Percent } else { self.ampersand(input, head) };
-        let Self { rules, unlawful, hosts, trust, scratch, now_s, read, .. } = self;
+        let Self { rules, unlawful, hosts, scratch, now_s, read, .. } = self;
         let Scratch { path, query, key } = scratch;
         let Some(Host { name: host, rule, reported, .. }) = hosts.get(place) else { return Ok(Verdict::Leave) };
         let by_url = rule.is_some_and(|(_, fate)| fate != Fate::In);
         let style = head.style;
         let found = match plain {
             Some(end) => Some(Rest { end, stop: end, insert: end, query: None, ampersand, is_whole: true }),
-            None if may_read => {
+            None if read.may_read(head.start) => {
                 let unread = Unread { authority, depth: style.depth(), ampersand, is_value };
                 Some(rest(input, unread, last, path, query)?)
             }
@@ -689,10 +687,6 @@ impl Rewriter {
         };
         let is_unlawful = match plain {
             _ if reported.is_empty() => false,
-            Some(_) if trust.on => {
-                trust.images.push((place, hash(path)));
-                false
-            }
             Some(_) => unlawful.has(reported, hash(path)),
             None => unlawful.holds(reported, path, query, key),
         };
