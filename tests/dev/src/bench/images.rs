@@ -123,23 +123,27 @@ struct Case {
 struct Kept {
     rules: usize,
     signed: bool,
-    /// The hosts of 100,000 reported images that are not in the body.
-    reported: Option<[&'static str; 6]>,
+    /// So many images that are not in the body are reported.
+    reports: usize,
+    /// Their hosts.
+    reported: &'static [&'static str],
     /// Of the body's images one in so many is reported, too.
     one_in: Option<usize>,
 }
 
 impl Case {
     async fn start_all(kind: Kind, folder: &Path, body: &[u8]) -> Result<Vec<Self>> {
-        let few = Kept { rules: REWRITTEN, signed: false, reported: None, one_in: None };
-        let on_its_hosts = Kept { reported: Some(HOSTS), ..few };
+        let few = Kept { rules: REWRITTEN, signed: false, reports: 0, reported: &HOSTS, one_in: None };
+        let many = Kept { reports: REPORTS, ..few };
         let cases = [
             ("4 rules", few),
             ("200 rules", Kept { rules: 200, ..few }),
             ("4 rules, signed", Kept { signed: true, ..few }),
-            ("100,000 reports elsewhere", Kept { reported: Some(OTHER_HOSTS), ..few }),
-            ("100,000 reports on its hosts", on_its_hosts),
-            ("and of 1 in 1,000 of its own", Kept { one_in: Some(1_000), ..on_its_hosts }),
+            ("100,000 reports elsewhere", Kept { reported: &OTHER_HOSTS, ..many }),
+            ("100,000 reports on old hosts", Kept { reported: HOSTS.split_at(REWRITTEN).0, ..many }),
+            ("100,000 reports on its hosts", many),
+            ("and of 1 in 1,000 of its own", Kept { one_in: Some(1_000), ..many }),
+            ("6 reports on its hosts", Kept { reports: HOSTS.len(), ..few }),
         ];
         let mut started = Vec::new();
         for (name, kept) in cases {
@@ -160,10 +164,10 @@ impl Case {
         let found = (0..URLS).filter(|url| url % HOSTS.len() < REWRITTEN || removed(*url)).count();
         let case = Self { name, runtime: builder.start().await?, found, _folder: own };
         case.put(&rules(1, kept.rules, kept.signed)).await?;
-        if let Some(hosts) = kept.reported {
-            let host = |number: usize| hosts[number % hosts.len()];
-            let mut urls: Vec<_> =
-                (0..REPORTS).map(|number| format!("https://{}/pop/unlawful/{number}.jpg", host(number))).collect();
+        if kept.reports > 0 {
+            let mut next = random(0x9E37_79B9_7F4A_7C15);
+            let url = |number: usize| image_url(kept.reported[number % kept.reported.len()], &mut next);
+            let mut urls: Vec<_> = (0..kept.reports).map(url).collect();
             urls.extend(image_urls(body)?.enumerate().filter(|(url, _)| removed(*url)).map(|(_, url)| url.to_owned()));
             case.keep_reports(&urls)?;
             // New rules make the reports' keys anew, as one piece.
@@ -213,23 +217,28 @@ impl Case {
     }
 }
 
-/// The same at every run.
-fn chat_history() -> Vec<u8> {
-    let mut state = 0x2545_F491_4F6C_DD1D_u64;
-    let mut next = || {
+/// Numbers without order, the same at every run: Marsaglia's xorshift.
+fn random(mut state: u64) -> impl FnMut() -> u64 {
+    move || {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
         state
-    };
+    }
+}
+
+fn image_url(host: &str, mut next: impl FnMut() -> u64) -> String {
+    format!("https://{host}/pop/jfs/{:08x}/{:016x}.jpg", next() >> 32, next())
+}
+
+fn chat_history() -> Vec<u8> {
+    let mut next = random(0x2545_F491_4F6C_DD1D);
     let message = |number: usize| {
-        let (path, file, more) = (next() >> 32, next(), next() % 4);
+        let (patient, doctor, more) = (next() % 10_000, next() % 1_000, next() % 4);
         format!(
-            r#"{{"id":{number},"from":"patient-{}","to":"doctor-{}","at":"2016-12-10T17:12:46.224+08:00","kind":"image","text":"医生您好，这是今天拍的检查报告，请您看一下有没有问题。{}","image":"https://{}/pop/jfs/{path:08x}/{file:016x}.jpg"}}"#,
-            path % 10_000,
-            file % 1_000,
+            r#"{{"id":{number},"from":"patient-{patient}","to":"doctor-{doctor}","at":"2016-12-10T17:12:46.224+08:00","kind":"image","text":"医生您好，这是今天拍的检查报告，请您看一下有没有问题。{}","image":"{}"}}"#,
             "最近两天还是有点不舒服，".repeat(2 + more as usize),
-            HOSTS[number % HOSTS.len()],
+            image_url(HOSTS[number % HOSTS.len()], &mut next),
         )
     };
     let messages: Vec<String> = (0..URLS).map(message).collect();
