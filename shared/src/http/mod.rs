@@ -11,17 +11,16 @@ use axum::{Json, Router, body::Body, routing::get};
 use bytes::{Bytes, BytesMut};
 use futures::future::{Either, select};
 use http_body_util::BodyExt;
-use spin_sdk::{
-    http::{FromResponse, Response},
-    wasip3::{
-        http::{
-            client,
-            types::{self, ErrorCode, RequestOptions},
-        },
-        wit_bindgen,
+use spin_sdk::wasip3::{
+    http::{
+        client,
+        types::{self, ErrorCode, RequestOptions},
     },
+    wit_bindgen,
 };
 use tower_service::Service;
+
+pub use wasi::Incoming;
 
 use crate::problem::{self, Fault, Problem};
 
@@ -215,7 +214,7 @@ pub async fn send_whole(
 ///
 /// # Errors
 /// Says why there is no answer.
-pub async fn send(mut request: http::Request<Bytes>, within: Duration) -> Result<Response, SendError> {
+pub async fn send(mut request: http::Request<Bytes>, within: Duration) -> Result<http::Response<Incoming>, SendError> {
     let options = RequestOptions::new();
     let nanos = |duration: Duration| u64::try_from(duration.as_nanos()).ok();
     // A runtime may not know an option; `within` still ends the wait.
@@ -237,11 +236,11 @@ pub async fn send(mut request: http::Request<Bytes>, within: Duration) -> Result
         let (request, mut body) = wasi::outbound(request, options).await?;
         let mut answer = Box::pin(client::send(request));
         if let Poll::Ready(answer) = futures::poll!(&mut answer) {
-            return Response::from_response(answer?);
+            return wasi::answer(answer?);
         }
         body.hand_over().await;
         drop(starting);
-        Response::from_response(answer.await?)
+        wasi::answer(answer.await?)
     });
     let deadline = std::pin::pin!(spin_sdk::time::sleep(within));
     match select(answer, deadline).await {
