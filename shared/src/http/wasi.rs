@@ -25,9 +25,9 @@ use spin_sdk::wasip3::{
     wit_future, wit_stream,
 };
 
-/// The most bytes that are asked for at once. Each time costs two turns of the runtime's event loop, on the way out two
-/// more, and the machine's nearest memory: a body of many MB takes a third longer by 64 KiB. More than this gains little,
-/// and each client that stalls holds a few pieces.
+/// The most bytes that are asked for at once. A piece costs two turns of the runtime's event loop on its way in and two
+/// on its way out: by 64 KiB a body of many MB takes a third longer. More than this gains little, and every client that
+/// stalls holds a few pieces.
 const READ_MAX: usize = 256 * 1024;
 
 /// The headers that any of the functions reads. All of a request's, of which the runtime adds seven of its own, would
