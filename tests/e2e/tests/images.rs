@@ -585,18 +585,34 @@ async fn a_fetched_answer_is_rewritten_and_only_configured_origins_are_reached()
     Ok(())
 }
 
+/// An origin's answer as it comes out of `/images/fetch`, and the application.
+async fn fetched_from(url: &str) -> Result<(App, reqwest::Result<Response>)> {
+    let app =
+        App::http(|builder| builder.variable("images_sign_keys", SIGN_KEYS).variable("images_origin_1", url)).await?;
+    put(&app, rules(1)).await?;
+    let path = format!("/images/fetch/{}/a", url.strip_prefix("http://").unwrap());
+    let fetched = harness::http_client(PATIENCE).get(app.runtime.url(&path)).bearer_auth(API_TOKEN).send().await;
+    Ok((app, fetched))
+}
+
 #[tokio::test]
 async fn a_long_answer_is_rewritten_on_its_way() -> Result<()> {
     let text = format!("<img src={OLD}> 图 ").repeat(100_000);
     let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{text}", text.len());
     let (url, _asked) = origin(answer.leak()).await?;
-    let app =
-        App::http(|builder| builder.variable("images_sign_keys", SIGN_KEYS).variable("images_origin_1", url.clone()))
-            .await?;
-    put(&app, rules(1)).await?;
-    let path = format!("/images/fetch/{}/a", url.strip_prefix("http://").unwrap());
-    let fetched = harness::http_client(PATIENCE).get(app.runtime.url(&path)).bearer_auth(API_TOKEN).send().await?;
+    let (_app, fetched) = fetched_from(&url).await?;
+    let fetched = fetched?;
     assert_eq!(fetched.status(), 200);
     assert!(fetched.text().await? == text.replace(OLD, NEW));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_fetched_answer_that_breaks_off_does_not_end_as_if_it_were_whole() -> Result<()> {
+    let head = "HTTP/1.1 200 OK\r\ncontent-length: 100\r\nconnection: close\r\n\r\n";
+    let (url, _asked) = origin(format!("{head}{OLD} and").leak()).await?;
+    let (app, fetched) = fetched_from(&url).await?;
+    assert!(fetched.is_err() || fetched?.bytes().await.is_err());
+    app.runtime.wait_for_log("images", PATIENCE, |line| line["outcome"] == "broken").await?;
     Ok(())
 }

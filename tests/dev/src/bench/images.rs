@@ -231,6 +231,7 @@ fn image_url(host: &str, mut next: impl FnMut() -> u64) -> String {
     format!("https://{host}/pop/jfs/{:08x}/{:016x}.jpg", next() >> 32, next())
 }
 
+/// The same at every run.
 fn chat_history() -> Vec<u8> {
     let mut next = random(0x2545_F491_4F6C_DD1D);
     let message = |number: usize| {
