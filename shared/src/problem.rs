@@ -112,7 +112,8 @@ impl Kind {
 /// let problem = Problem::bad_input("the order is not acceptable").with(Fault::at("/order_id", "is missing"));
 /// assert_eq!(problem.status(), 400);
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", self.sentence())]
 pub struct Problem {
     kind: Kind,
     detail: String,

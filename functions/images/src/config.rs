@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use shared::{
     auth::Tokens,
     clock,
@@ -20,11 +21,11 @@ use shared::{
 use crate::{
     FUNCTION,
     finder::Finder,
-    rewrite::{Rewriter, finder},
+    rewrite::{Counts, Rewriter, finder},
     rules::{Caller, Rules},
     sign::Keys,
     store::{self, Mark},
-    unlawful::{Anew, Image, Unlawful},
+    unlawful::{Anew, Image, Lack, Unlawful},
 };
 
 /// So old may be what an instance knows of rules and reports.
@@ -120,6 +121,36 @@ impl Standing {
     pub(crate) fn rewriter(self, caller: &Caller) -> Rewriter {
         Rewriter::new(self.rules, self.unlawful, self.finder, caller, clock::now_ms() / 1000)
     }
+
+    /// A whole text, rewritten.
+    ///
+    /// # Errors
+    /// Those of the database, where the text needs more of the reports than this instance has read.
+    pub(crate) async fn rewritten(&self, caller: &Caller, text: Bytes) -> Result<(Bytes, Counts), Problem> {
+        loop {
+            match self.clone().rewriter(caller).whole(text.clone()) {
+                Ok(rewritten) => return Ok(rewritten),
+                Err(lack) => self.clone().learn(lack).await?,
+            }
+        }
+    }
+
+    /// Reads what a body needs of the reports, for all bodies. What has changed since is known the sooner.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub(crate) async fn learn(self, lack: Lack) -> Result<(), Problem> {
+        let db = db().await?;
+        let filter = match lack {
+            Lack::Filter => store::filter(db, self.mark.generation).await?,
+            Lack::Keys => None,
+        };
+        match filter {
+            Some(filter) => self.unlawful.learn_filter(filter),
+            None => self.unlawful.learn_keys(store::gathered_keys(db).await?.into()),
+        }
+        Ok(())
+    }
 }
 
 fn known() -> Option<Standing> {
@@ -165,8 +196,8 @@ pub(crate) async fn look_again() -> Result<Standing, Problem> {
             Arc::new(unlawful)
         }
         _ => {
-            let pieces = store::unlawful(db).await?;
-            let mut unlawful = Unlawful::new(pieces.sorted.into(), pieces.hosts.split_whitespace());
+            let hosts = store::hosts(db, mark.generation).await?;
+            let mut unlawful = Unlawful::on(hosts.iter().map(String::as_str));
             // Nothing has been reported since, most of the time.
             if mark.seq > mark.through_seq {
                 store::reported_since(db, mark.through_seq).await?.iter().for_each(|keys| unlawful.add(keys));

@@ -20,8 +20,9 @@ use crate::{
     rewrite::{Counts, EXTENSIONS, NESTED_MAX, Rewriter, URL_MAX, finder},
     rules::{Caller, Context, Fate, Rules},
     sign,
-    unlawful::{Image, Unlawful},
+    unlawful::{Bloom, Image, Lack, Unlawful, sorted},
 };
+
 /// The spellings of a slash, by families: both slashes of a URL are of one.
 fn slashes() -> Vec<Vec<String>> {
     let mut families = vec![vec!["/".to_owned()], vec!["&#47;".into()]];
@@ -652,27 +653,42 @@ impl Case<'_> {
         found
     }
 
-    /// With the finder of hosts, or looking at every URL.
+    /// With the finder of hosts and all reports known, or looking at every URL and learning of reports when they matter.
     fn streamed_by(&self, find: bool, cuts: &[usize]) -> (Vec<u8>, Counts) {
         let rules = rules();
+        let reports: Vec<_> = reports().iter().filter(|_| self.reported).map(|image| image.keys(&rules)).collect();
+        let gathered = sorted(reports.iter().flat_map(|keys| keys.images.clone()).collect());
         let mut unlawful = Unlawful::default();
-        if self.reported {
-            reports().iter().for_each(|image| unlawful.add(&image.keys(&rules)));
+        if find {
+            reports.iter().for_each(|keys| unlawful.add(keys));
+        } else {
+            unlawful = Unlawful::on(reports.iter().flat_map(|keys| &keys.hosts).map(String::as_str));
         }
         let finder = finder(&rules, &unlawful).filter(|_| find);
         assert_eq!(finder.is_some(), find);
-        let rewriter = Rewriter::new(rules, Arc::new(unlawful), Arc::new(finder), self.caller, NOW_S);
+        let unlawful = Arc::new(unlawful);
+        let rewriter = Rewriter::new(rules, unlawful.clone(), Arc::new(finder), self.caller, NOW_S);
         let mut rewriter = rewriter.of(self.media);
+        let push = |rewriter: &mut Rewriter, piece: &[u8], last: bool| {
+            let mut piece = Bytes::copy_from_slice(piece);
+            loop {
+                match rewriter.push(std::mem::take(&mut piece), last) {
+                    Ok(out) => return out,
+                    Err(Lack::Filter) => unlawful.learn_filter(Bloom::of(&gathered, reports.len())),
+                    Err(Lack::Keys) => unlawful.learn_keys(gathered.clone().into()),
+                }
+            }
+        };
         let mut out = Vec::new();
         let mut from = 0;
         for cut in cuts.iter().copied().filter(|cut| *cut < self.body.len()) {
             if cut > from {
-                out.extend_from_slice(&rewriter.push(self.body[from..cut].to_vec().into(), false));
+                out.extend_from_slice(&push(&mut rewriter, &self.body[from..cut], false));
                 from = cut;
                 assert_little_is_held(&rewriter);
             }
         }
-        out.extend_from_slice(&rewriter.push(self.body[from..].to_vec().into(), true));
+        out.extend_from_slice(&push(&mut rewriter, &self.body[from..], true));
         let counts = rewriter.counts().clone();
         (out, counts)
     }
@@ -1075,7 +1091,7 @@ fn a_body_of_many_megabytes_is_held_no_more_than_a_small_one() {
         while !rest.is_empty() {
             size = size * 7 % 10_007;
             let piece = rest.split_to(rest.len().min(size));
-            drop(rewriter.push(piece, false));
+            drop(rewriter.push(piece, false).unwrap());
             assert_little_is_held(&rewriter);
         }
     }

@@ -53,15 +53,14 @@ async fn take(payload: &Bytes) -> Result<(), Problem> {
         serde_json::from_slice(payload).map_err(|error| refused(vec![Fault::at("", format!("not JSON: {error}"))]))?;
     let body = payload.slice_ref(envelope.body.get().as_bytes());
     let standing = standing().await?;
-    let rules = standing.rules.clone();
     // The body's JSON as it stands: an escape is an escape in a message, too.
-    let (rewritten, counts) = standing.rewriter(&caller).whole(body.clone());
+    let (rewritten, counts) = standing.rewritten(&caller, body.clone()).await?;
     let start = body.as_ptr() as usize - payload.as_ptr() as usize;
     let parts = [payload.get(..start), Some(rewritten.as_ref()), payload.get(start + body.len()..)];
     let message = parts.into_iter().flatten().collect::<Vec<_>>().concat();
     publish(message).await?;
     outcome::Outcome {
-        rules: &rules,
+        rules: &standing.rules,
         context: caller.context,
         counts: &counts,
         path: EntryPath::Redis,

@@ -19,7 +19,7 @@ use crate::{
     media::Media,
     rules::{Caller, Fate, HOST_MAX, Rule, Rules},
     scan,
-    unlawful::{Unlawful, hash},
+    unlawful::{Lack, Unlawful, hash},
 };
 
 /// The most bytes, as they stand in the body, of a URL behind its host that is looked at as a whole.
@@ -63,7 +63,7 @@ pub(crate) fn rewriter_of<'a>(rules: &'a Arc<Rules>, text: &str) -> Option<&'a R
         style.write(text.as_bytes(), style.ampersand(), &mut written);
         let mut rewriter = Rewriter::new(rules.clone(), Arc::default(), Arc::new(None), &Caller::default(), 0);
         rewriter.fates.fill(Fate::In);
-        let (_, counts) = rewriter.whole(written.into());
+        let (_, counts) = rewriter.whole(written.into()).ok()?;
         rules.rules.iter().zip(counts.rewritten).find(|(_, count)| *count > 0).map(|(rule, _)| rule)
     };
     Style::EACH.into_iter().find_map(finds)
@@ -102,20 +102,42 @@ struct Trust {
     /// The place of each image's host, and its path's hash.
     images: Vec<(usize, u64)>,
     was_deceived: bool,
+    /// What would have told, where it is not there.
+    lack: Option<Lack>,
 }
 
 impl Trust {
     /// Asks for all of them.
     fn verify(&mut self, hosts: &[Host], unlawful: &Unlawful) {
+        if !self.images.is_empty() {
+            let is_any = self.is_any(hosts, unlawful);
+            self.was_deceived |= self.settle(is_any);
+            self.images.clear();
+        }
+    }
+
+    /// Whether any of them is unlawful.
+    fn is_any(&self, hosts: &[Host], unlawful: &Unlawful) -> Result<bool, Lack> {
+        let filter = unlawful.filter()?;
         let reported = |place: usize| hosts.get(place).map_or(&[][..], |host| &host.reported);
-        let is_unlawful = |(place, path): &(usize, u64)| unlawful.has(reported(*place), *path);
         // So many at once, and nothing waits for an answer in between.
         let (many, rest) = self.images.as_chunks::<ASKED>();
-        let may_be = |images: &&[(usize, u64); ASKED]| {
-            images.iter().fold(false, |any, (_, path)| any | unlawful.may_have(*path))
-        };
-        self.was_deceived |= many.iter().filter(may_be).flatten().chain(rest).any(is_unlawful);
-        self.images.clear();
+        let may_be =
+            |images: &&[(usize, u64); ASKED]| images.iter().fold(false, |any, (_, path)| any | filter.may_have(*path));
+        for (place, path) in many.iter().filter(may_be).flatten().chain(rest) {
+            if unlawful.has(reported(*place), *path)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Takes for lawful what cannot be told, and notes what is lacking.
+    fn settle(&mut self, is_unlawful: Result<bool, Lack>) -> bool {
+        is_unlawful.unwrap_or_else(|lack| {
+            self.lack = Some(lack);
+            false
+        })
     }
 }
 
@@ -389,13 +411,16 @@ impl Rewriter {
     }
 
     /// A whole body at once.
-    pub(crate) fn whole(mut self, body: Bytes) -> (Bytes, Counts) {
-        let out = self.push(body, true);
-        (out, self.counts)
+    pub(crate) fn whole(mut self, body: Bytes) -> Result<(Bytes, Counts), Lack> {
+        let out = self.push(body, true)?;
+        Ok((out, self.counts))
     }
 
     /// Takes the body's next piece, of which `last` says that no other comes, and gives out what is decided.
-    pub(crate) fn push(&mut self, piece: Bytes, last: bool) -> Bytes {
+    ///
+    /// # Errors
+    /// What must be known of the reports first: the piece was taken, and waits for the next call.
+    pub(crate) fn push(&mut self, piece: Bytes, last: bool) -> Result<Bytes, Lack> {
         self.counts.bytes += piece.len() as u64;
         let input = if self.held.is_empty() {
             piece
@@ -408,18 +433,27 @@ impl Rewriter {
         self.read.base = self.counts.bytes - input.len() as u64;
         let (copied, inserts) = (std::mem::take(&mut self.dropped), std::mem::take(&mut self.inserts));
         let begun = |inserts| Edit { input: &input, out: Vec::new(), copied, inserts };
-        let removed = self.counts.removed;
-        let before = self.trust.on.then(|| (self.read, self.counts.clone(), inserts.clone()));
+        let before = (!self.unlawful.is_empty()).then(|| (self.read, self.counts.clone(), inserts.clone()));
         let mut edit = begun(inserts);
         let mut hold = self.edit(&mut edit, last);
         self.trust.verify(&self.hosts, &self.unlawful);
-        if let Some((read, counts, inserts)) = before.filter(|_| std::mem::take(&mut self.trust.was_deceived)) {
-            (self.read, self.counts, self.trust.on) = (read, counts, false);
-            edit = begun(inserts);
-            hold = self.edit(&mut edit, last);
+        let was_deceived = std::mem::take(&mut self.trust.was_deceived);
+        if let Some((read, counts, inserts)) = before {
+            let removed = counts.removed;
+            if was_deceived && self.trust.lack.is_none() {
+                (self.read, self.counts, self.trust.on) = (read, counts.clone(), false);
+                edit = begun(inserts.clone());
+                hold = self.edit(&mut edit, last);
+            }
+            if let Some(lack) = self.trust.lack.take() {
+                drop(edit);
+                (self.read, self.counts, self.inserts, self.dropped) = (read, counts, inserts, copied);
+                self.held = input.into();
+                return Err(lack);
+            }
+            // Where one was, there may be more.
+            self.trust.on = self.counts.removed == removed;
         }
-        // Where one was, there may be more.
-        self.trust.on = !self.unlawful.is_empty() && self.counts.removed == removed;
         let out = if edit.is_unchanged() {
             input.slice(..hold)
         } else {
@@ -434,7 +468,7 @@ impl Rewriter {
         };
         self.remember(input.get(..hold).unwrap_or_default());
         self.held.extend_from_slice(input.get(hold..).unwrap_or_default());
-        out
+        Ok(out)
     }
 
     /// Edits what is decided, and tells where that ends.
@@ -657,7 +691,7 @@ impl Rewriter {
         let signed = self.hosts.get(place).is_some_and(|host| host.signed);
         let is_value = (plain.is_none() || signed) && self.is_value(input, head);
         let ampersand = if is_value { Ampersand::Percent } else { self.ampersand(input, head) };
-        let Self { rules, unlawful, hosts, scratch, now_s, read, .. } = self;
+        let Self { rules, unlawful, hosts, scratch, now_s, read, trust, .. } = self;
         let Scratch { path, query, key } = scratch;
         let Some(Host { name: host, rule, reported, .. }) = hosts.get(place) else { return Ok(Verdict::Leave) };
         let by_url = rule.is_some_and(|(_, fate)| fate != Fate::In);
@@ -680,17 +714,17 @@ impl Rewriter {
         let Some(rest) = found.filter(|rest| rest.is_whole) else {
             // Too long to be looked at: without what it needs to work, it had better stay. A query does not hide an image.
             return Ok(match (found.and_then(|rest| rest.query), rule) {
-                (Some(end), _) if unlawful.holds(reported, path, b"", key) => Verdict::Remove { end },
+                (Some(end), _) if trust.settle(unlawful.holds(reported, path, b"", key)) => Verdict::Remove { end },
                 (_, Some((rule, _))) if !by_url && !signed => Verdict::Rewrite { rule: *rule, inserts: Vec::new() },
                 _ => Verdict::Leave,
             });
         };
         let is_unlawful = match plain {
-            _ if reported.is_empty() => false,
+            _ if reported.is_empty() => Ok(false),
             Some(_) => unlawful.has(reported, hash(path)),
             None => unlawful.holds(reported, path, query, key),
         };
-        if is_unlawful {
+        if trust.settle(is_unlawful) {
             return Ok(Verdict::Remove { end: rest.end });
         }
         let rule = rule.and_then(|(place, fate)| Some((place, rules.rules.get(place)?, fate)));

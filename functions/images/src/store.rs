@@ -1,5 +1,5 @@
 //! This function's SQL: rule sets with their history, reports of unlawful images, and the keys of all of them in one
-//! piece, which an instance reads at once.
+//! piece, with a filter of them: an instance reads either when a body needs it.
 //!
 //! The piece may lag behind: reports after `through_seq` are read one by one, and one that was taken back leaves it
 //! marked as `dirty`, until somebody has made it anew. Whoever makes it names the generation that it follows, so that
@@ -12,7 +12,7 @@ use shared::{
 };
 
 use crate::{
-    unlawful::{Keys, sorted},
+    unlawful::{Bloom, Keys, sorted},
     violation::Report,
 };
 
@@ -82,6 +82,28 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         statements: &[
             // An image is asked for by all its keys.
             "DROP INDEX images_violations_image",
+        ],
+    },
+    Migration {
+        version: 5,
+        statements: &[
+            "ALTER TABLE images_unlawful ADD COLUMN filter BLOB NOT NULL DEFAULT x''",
+            // What most bodies need, on its own: in a row, what stands behind the keys is reached by way of all of them.
+            // An earlier release gathers without a filter: then there is none of that generation.
+            "CREATE TABLE images_unlawful_filter (
+            id INTEGER PRIMARY KEY CHECK (id = 1),
+            generation INTEGER NOT NULL,
+            hosts TEXT NOT NULL,
+            filter BLOB NOT NULL
+        )",
+            "CREATE TRIGGER images_unlawful_filtered AFTER UPDATE OF filter ON images_unlawful BEGIN
+            INSERT OR REPLACE INTO images_unlawful_filter VALUES (1, NEW.generation, NEW.hosts, NEW.filter);
+        END",
+            // Of no keys.
+            "INSERT INTO images_unlawful_filter
+            SELECT 1, generation, hosts, zeroblob(2048) FROM images_unlawful WHERE keys = x''",
+            // As if made by no rules yet: they are gathered anew, with a filter.
+            "UPDATE images_unlawful SET rules_version = -1 WHERE EXISTS (SELECT 1 FROM images_violations)",
         ],
     },
 ];
@@ -164,18 +186,28 @@ fn names(text: &str) -> Vec<String> {
     text.split_whitespace().map(str::to_owned).collect()
 }
 
-/// What an instance holds of the reports: the piece, and the reports after it.
-pub(crate) struct Pieces {
-    pub(crate) sorted: Vec<u8>,
-    /// Between spaces.
-    pub(crate) hosts: String,
+/// The hosts of the gathered reports.
+pub(crate) async fn hosts(db: &Db, generation: i64) -> Result<Vec<String>, DbError> {
+    const BESIDE: &str = "SELECT hosts FROM images_unlawful_filter WHERE generation = $1";
+    const WITH_KEYS: &str = "SELECT hosts FROM images_unlawful WHERE id = 1";
+    let row = match db.query_one(BESIDE, [generation.into()]).await? {
+        Some(row) => row,
+        None => db.query_one(WITH_KEYS, []).await?.ok_or(DbError::Column(0))?,
+    };
+    Ok(names(row.text(0)?))
 }
 
-/// The piece.
-pub(crate) async fn unlawful(db: &Db) -> Result<Pieces, DbError> {
-    let row = db.query_one("SELECT keys, hosts FROM images_unlawful WHERE id = 1", []).await?;
-    let row = row.ok_or(DbError::Column(0))?;
-    Ok(Pieces { sorted: row.blob(0)?.to_vec(), hosts: row.text(1)?.to_owned() })
+/// The filter of the gathered reports' keys, if it was made with them.
+pub(crate) async fn filter(db: &Db, generation: i64) -> Result<Option<Bloom>, DbError> {
+    const SQL: &str = "SELECT filter FROM images_unlawful_filter WHERE generation = $1";
+    let row = db.query_one(SQL, [generation.into()]).await?;
+    row.map(|row| Ok(Bloom::from_bytes(row.into_blob()?))).transpose()
+}
+
+/// The gathered reports' keys, sorted.
+pub(crate) async fn gathered_keys(db: &Db) -> Result<Vec<u8>, DbError> {
+    let row = db.query_one("SELECT keys FROM images_unlawful WHERE id = 1", []).await?;
+    row.ok_or(DbError::Column(0))?.into_blob()
 }
 
 /// The keys of the reports after `seq`.
@@ -195,29 +227,35 @@ pub(crate) async fn gather(db: &Db, generation: i64, rules_version: i64) -> Resu
 struct Gathered {
     through_seq: i64,
     sorted: Vec<u8>,
+    filter: Vec<u8>,
     hosts: String,
 }
 
 async fn gathered(db: &Db) -> Result<Gathered, DbError> {
     const READ: &str = "SELECT coalesce(max(seq), 0), coalesce(group_concat(keys, ''), ''),
-            coalesce((SELECT group_concat(hosts, ' ') FROM (SELECT DISTINCT hosts FROM images_violations)), '')
+            coalesce((SELECT group_concat(hosts, ' ') FROM (SELECT DISTINCT hosts FROM images_violations)), ''), count(*)
         FROM images_violations";
     let row = db.query_one(READ, []).await?.ok_or(DbError::Column(0))?;
     let mut hosts = names(row.text(2)?);
     hosts.sort_unstable();
     hosts.dedup();
-    Ok(Gathered { through_seq: row.integer(0)?, sorted: sorted(keys(row.text(1)?)), hosts: hosts.join(" ") })
+    let sorted = sorted(keys(row.text(1)?));
+    // An image has one path, whatever hosts it is on.
+    let filter = Bloom::of(&sorted, usize::try_from(row.integer(3)?).unwrap_or_default()).into_bytes();
+    Ok(Gathered { through_seq: row.integer(0)?, sorted, filter, hosts: hosts.join(" ") })
 }
 
 async fn replace(db: &Db, gathered: Gathered, generation: i64, rules_version: i64) -> Result<bool, DbError> {
     const WRITE: &str = "UPDATE images_unlawful
-        SET generation = generation + 1, through_seq = $1, rules_version = $2, dirty_at_ms = 0, keys = $3, hosts = $4
-        WHERE id = 1 AND generation = $5 RETURNING 1";
-    let values: [Value; 5] = [
+        SET generation = generation + 1, through_seq = $1, rules_version = $2, dirty_at_ms = 0, keys = $3, hosts = $4,
+            filter = $5
+        WHERE id = 1 AND generation = $6 RETURNING 1";
+    let values: [Value; 6] = [
         gathered.through_seq.into(),
         rules_version.into(),
         gathered.sorted.into(),
         gathered.hosts.into(),
+        gathered.filter.into(),
         generation.into(),
     ];
     Ok(!db.query(WRITE, values).await?.is_empty())
@@ -381,7 +419,7 @@ mod tests {
     use crate::{
         rules::Rules,
         sign,
-        unlawful::{Image, Unlawful},
+        unlawful::{Image, Unlawful, hash},
     };
 
     /// Two reports, gathered, and the first one's id.
@@ -400,10 +438,20 @@ mod tests {
         (db, ids.swap_remove(0))
     }
 
+    /// As an instance reads it that needs all of it.
+    async fn known(db: &Db) -> Unlawful {
+        let generation = mark(db).await.unwrap().generation;
+        let unlawful = Unlawful::on(hosts(db, generation).await.unwrap().iter().map(String::as_str));
+        if let Some(filter) = filter(db, generation).await.unwrap() {
+            unlawful.learn_filter(filter);
+        }
+        unlawful.learn_keys(gathered_keys(db).await.unwrap().into());
+        unlawful
+    }
+
     async fn holds(db: &Db, path: &str) -> bool {
-        let pieces = unlawful(db).await.unwrap();
-        let unlawful = Unlawful::new(pieces.sorted.into(), ["one.example.com"]);
-        unlawful.holds(&[crate::unlawful::hash(b"one.example.com")], path.as_bytes(), b"", &mut Vec::new())
+        let unlawful = known(db).await;
+        unlawful.holds(&[hash(b"one.example.com")], path.as_bytes(), b"", &mut Vec::new()).unwrap()
     }
 
     #[tokio::test]
@@ -428,6 +476,31 @@ mod tests {
         let after = mark(&db).await.unwrap();
         assert!(after.dirty_at_ms > 0 && gather(&db, after.generation, 0).await.unwrap());
         assert!(!holds(&db, "/a.jpg").await);
+    }
+
+    #[tokio::test]
+    async fn a_filter_is_of_the_generation_that_it_was_made_for() {
+        let (db, id) = reported().await;
+        let generation = async || mark(&db).await.unwrap().generation;
+        let of = |keys: &[u8]| Some(Bloom::of(keys, 2));
+        let keys = gathered_keys(&db).await.unwrap();
+        assert_eq!(filter(&db, generation().await).await.unwrap(), of(&keys));
+        let hosts_now = async || hosts(&db, generation().await).await.unwrap();
+        assert_eq!(hosts_now().await, ["one.example.com"]);
+        // What was taken back leaves none, and what is gathered has one again.
+        assert_eq!(take_back(&db, Which::Id(&id), 2_000).await.unwrap(), 1);
+        assert_eq!(filter(&db, generation().await).await.unwrap(), None);
+        assert_eq!(hosts_now().await, ["one.example.com"]);
+        assert!(gather(&db, generation().await, 0).await.unwrap());
+        let fewer = gathered_keys(&db).await.unwrap();
+        assert!(fewer.len() < keys.len());
+        assert_eq!(filter(&db, generation().await).await.unwrap(), of(&fewer));
+        // An earlier release gathers without one.
+        let earlier = "UPDATE images_unlawful SET generation = generation + 1, keys = $1, hosts = 'a b' WHERE id = 1";
+        db.execute(earlier, [keys.into()]).await.unwrap();
+        assert_eq!(filter(&db, generation().await).await.unwrap(), None);
+        assert_eq!(hosts_now().await, ["a", "b"]);
+        assert!(holds(&db, "/a.jpg").await);
     }
 
     #[tokio::test]
@@ -471,12 +544,11 @@ mod tests {
         let keys: Vec<_> = rows.iter().map(|row| (row.seq, Image::parse(&row.url).unwrap().keys(&rules))).collect();
         rekey(&db, &keys).await.unwrap();
         assert!(gather(&db, mark(&db).await.unwrap().generation, 0).await.unwrap());
-        let pieces = unlawful(&db).await.unwrap();
-        let set = Unlawful::new(pieces.sorted.into(), pieces.hosts.split_whitespace());
+        let set = known(&db).await;
         let holds = |host: &str, number: usize| {
             assert_eq!(image(number).keys(&rules).hosts.len(), 2);
             let path = format!("/{number}.jpg");
-            set.holds(&[crate::unlawful::hash(host.as_bytes())], path.as_bytes(), b"", &mut Vec::new())
+            set.holds(&[hash(host.as_bytes())], path.as_bytes(), b"", &mut Vec::new()).unwrap()
         };
         for host in ["img10.360buyimg.com", "img.hospital.example"] {
             assert!((1..=100_000).all(|number| holds(host, number)), "{host}");

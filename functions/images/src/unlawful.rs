@@ -1,8 +1,13 @@
 //! Which images are unlawful: a set of 100,000 and more, asked for each image URL of a body.
 //!
-//! An image is known by a 64-bit key of its host and path, and of its query if it was reported with one. The keys lie
-//! sorted in one piece, as the database keeps them, so that an instance has them at once. A key's lower half is of the
-//! path alone: most images are known to be none by one look, whatever hosts theirs may be reported under.
+//! An image is known by a 64-bit key of its host and path, and of its query if it was reported with one. A key's lower
+//! half is of the path alone: most images are known to be none by one look at a filter of these halves, whatever hosts
+//! theirs may be reported under. The keys themselves lie sorted in one piece.
+//!
+//! An instance has the reports' hosts from the beginning, and reads the filter and the keys when a body first needs
+//! them: most never need the keys, which are many.
+
+use std::sync::OnceLock;
 
 use bytes::Bytes;
 use hashbrown::{HashMap, HashSet};
@@ -17,74 +22,75 @@ use crate::{
 const KEY: usize = 8;
 
 /// The unlawful images.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Unlawful {
-    /// Big-endian keys, sorted.
-    sorted: Bytes,
+    /// Of all keys, once it was needed.
+    filter: OnceLock<Bloom>,
+    /// Big-endian keys, sorted, once they were needed.
+    sorted: OnceLock<Bytes>,
     /// Those that have come since.
     more: HashSet<u64>,
     /// The hosts that they are on.
     hosts: Vec<Box<[u8]>>,
     /// Their hashes.
     hashes: HashSet<u64>,
-    /// A few bits for each key, all in one word: most images that are none are known by it.
-    filter: Vec<u64>,
 }
 
-/// Keys for each word of the filter, about, so that 1 in 70 of the others passes at most: of 100,000 reports it has 160 KB,
-/// or twice that where each image has two addresses.
-const FILTERED: usize = 5;
-/// The filter's words are at most so many: half a megabyte.
-const FILTER_MAX: usize = 1 << 16;
-/// A set that grows begins with so many.
-const FILTER_MIN: usize = 1 << 8;
+/// What a body needs to know of the reports, and this instance has not read yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lack {
+    Filter,
+    Keys,
+}
+
+/// No images: nothing is left to be read.
+impl Default for Unlawful {
+    fn default() -> Self {
+        let none = Self::on([]);
+        none.learn_keys(Bytes::new());
+        none
+    }
+}
 
 impl Unlawful {
-    /// Of keys as [`sorted`] lays them, and of their hosts.
-    pub(crate) fn new<'a>(sorted: Bytes, hosts: impl IntoIterator<Item = &'a str>) -> Self {
-        let mut unlawful = Self { sorted, ..Self::default() };
+    /// Images on these hosts, of which nothing else is known yet.
+    pub(crate) fn on<'a>(hosts: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut unlawful = Self {
+            filter: OnceLock::new(),
+            sorted: OnceLock::new(),
+            more: HashSet::new(),
+            hosts: Vec::new(),
+            hashes: HashSet::new(),
+        };
         hosts.into_iter().for_each(|host| unlawful.add_host(host));
-        unlawful.filter_for(unlawful.sorted.len() / KEY);
         unlawful
     }
 
-    /// Makes the filter anew for so many keys.
-    fn filter_for(&mut self, count: usize) {
-        self.filter = vec![0; (count / FILTERED).clamp(FILTER_MIN, FILTER_MAX)];
-        let sorted = self.sorted.clone();
-        sorted.as_chunks::<KEY>().0.iter().for_each(|bytes| self.mark(u64::from_be_bytes(*bytes)));
-        let more: Vec<u64> = self.more.iter().copied().collect();
-        more.into_iter().for_each(|key| self.mark(key));
+    /// Learns what [`Bloom::of`] has made of the keys.
+    pub(crate) fn learn_filter(&self, mut filter: Bloom) {
+        self.more.iter().for_each(|key| filter.mark(*key));
+        self.filter.get_or_init(|| filter);
     }
 
-    fn mark(&mut self, key: u64) {
-        let (word, bits) = self.place(key);
-        if let Some(word) = self.filter.get_mut(word) {
-            *word |= bits;
+    /// Learns the keys, as [`sorted`] lays them.
+    pub(crate) fn learn_keys(&self, sorted: Bytes) {
+        if self.filter.get().is_none() {
+            self.learn_filter(Bloom::of(&sorted, sorted.len() / KEY));
         }
+        self.sorted.get_or_init(|| sorted);
     }
 
-    /// The word of a path, and its three bits there. All of it is told by the half that keys have of it.
-    fn place(&self, path: u64) -> (usize, u64) {
-        let half = path & PATH;
-        let word = (half * self.filter.len() as u64) >> 32;
-        let bits = 1 << (half & 63) | 1 << (half >> 6 & 63) | 1 << (half >> 12 & 63);
-        (usize::try_from(word).unwrap_or_default(), bits)
-    }
-
-    /// Whether an image with this path may be there, on whatever host.
-    pub(crate) fn may_have(&self, path: u64) -> bool {
-        let (word, bits) = self.place(path);
-        self.filter.get(word).is_some_and(|word| word & bits == bits)
+    /// What tells of most images that they are none.
+    pub(crate) fn filter(&self) -> Result<&Bloom, Lack> {
+        self.filter.get().ok_or(Lack::Filter)
     }
 
     /// Adds an image.
     pub(crate) fn add(&mut self, keys: &Keys) {
         self.more.extend(&keys.images);
-        if self.filter.is_empty() {
-            self.filter_for(0);
+        if let Some(filter) = self.filter.get_mut() {
+            keys.images.iter().for_each(|key| filter.mark(*key));
         }
-        keys.images.iter().for_each(|key| self.mark(*key));
         keys.hosts.iter().for_each(|host| self.add_host(host));
     }
 
@@ -110,42 +116,104 @@ impl Unlawful {
 
     /// Whether an image is there whose path, and query if it has one, has this [`hash`]: a path without escapes. `hosts` are
     /// the hashes of those that it may be reported under.
-    pub(crate) fn has(&self, hosts: &[u64], path: u64) -> bool {
-        self.may_have(path)
-            && hosts.iter().map(|host| key(*host, path)).any(|key| self.is_sorted_in(key) || self.more.contains(&key))
-    }
-
-    /// Keys are spread evenly, so that a key's value tells about where it lies.
-    fn is_sorted_in(&self, key: u64) -> bool {
-        let count = self.sorted.len() / KEY;
-        let at =
-            |place: usize| self.sorted.get(place * KEY..)?.first_chunk::<KEY>().map(|bytes| u64::from_be_bytes(*bytes));
-        let guess = ((key >> 32) * u64::try_from(count).unwrap_or(u64::MAX).min(1 << 31)) >> 32;
-        let guess = usize::try_from(guess).unwrap_or_default().min(count);
-        // The true place is off by the root of their number, so that growing steps soon pass it on either side.
-        let (mut low, mut high, mut step) = (guess, guess, 16);
-        while low > 0 && at(low).is_none_or(|found| found > key) {
-            (high, low, step) = (low, low.saturating_sub(step), step * 2);
+    pub(crate) fn has(&self, hosts: &[u64], path: u64) -> Result<bool, Lack> {
+        if hosts.is_empty() || !self.filter()?.may_have(path) {
+            return Ok(false);
         }
-        while high < count && at(high).is_some_and(|found| found <= key) {
-            (low, high, step) = (high, (high + step).min(count), step * 2);
+        let mut keys = hosts.iter().map(|host| key(*host, path));
+        if keys.clone().any(|key| self.more.contains(&key)) {
+            return Ok(true);
         }
-        // The key is not below `low`, nor at `high` or above.
-        while high - low > 1 {
-            let middle = low.midpoint(high);
-            if at(middle).is_some_and(|found| found <= key) { low = middle } else { high = middle }
-        }
-        at(low) == Some(key)
+        let sorted = self.sorted.get().ok_or(Lack::Keys)?;
+        Ok(keys.any(|key| is_sorted_in(sorted, key)))
     }
 
     /// Whether an image with this path and query is one. `scratch` is overwritten.
-    pub(crate) fn holds(&self, hosts: &[u64], path: &[u8], query: &[u8], scratch: &mut Vec<u8>) -> bool {
+    pub(crate) fn holds(&self, hosts: &[u64], path: &[u8], query: &[u8], scratch: &mut Vec<u8>) -> Result<bool, Lack> {
         write_path(path, scratch);
-        if self.has(hosts, hash(scratch)) {
-            return true;
+        if self.has(hosts, hash(scratch))? {
+            return Ok(true);
         }
-        write_query(query, scratch) && self.has(hosts, hash(scratch))
+        if write_query(query, scratch) { self.has(hosts, hash(scratch)) } else { Ok(false) }
     }
+}
+
+/// A Bloom filter of the paths that keys are of, with all bits of a path in one word: most paths of no key are known by it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Bloom(Vec<u8>);
+
+/// The bytes of a word, little-endian.
+const WORD: usize = 8;
+/// Paths for each word of the filter, about, so that 1 in 300 of the others passes: of 100,000 it has 260 KB.
+const FILTERED: usize = 3;
+/// The filter has at most so many words: a megabyte.
+const FILTER_MAX: usize = 1 << 17;
+/// One of few paths has so many, as others may come.
+const FILTER_MIN: usize = 1 << 8;
+
+impl Bloom {
+    /// Of keys, about so many paths.
+    pub(crate) fn of(keys: &[u8], paths: usize) -> Self {
+        let mut filter = Self(vec![0; (paths / FILTERED).clamp(FILTER_MIN, FILTER_MAX) * WORD]);
+        keys.as_chunks::<KEY>().0.iter().for_each(|bytes| filter.mark(u64::from_be_bytes(*bytes)));
+        filter
+    }
+
+    /// As it was kept.
+    pub(crate) fn from_bytes(bytes: Vec<u8>) -> Self {
+        Self(bytes)
+    }
+
+    /// To be kept.
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
+        self.0
+    }
+
+    fn mark(&mut self, key: u64) {
+        let (place, bits) = self.place(key);
+        if let Some(word) = self.0.as_chunks_mut::<WORD>().0.get_mut(place) {
+            *word = (u64::from_le_bytes(*word) | bits).to_le_bytes();
+        }
+    }
+
+    /// The word of a path, and its four bits there. All of it is told by the half that keys have of it.
+    fn place(&self, path: u64) -> (usize, u64) {
+        let half = path & PATH;
+        let word = (half * (self.0.len() / WORD) as u64) >> 32;
+        // The half's upper bits are the word's place.
+        let mixed = half.wrapping_mul(MIXER) >> 40;
+        let bits = 1 << (mixed & 63) | 1 << (mixed >> 6 & 63) | 1 << (mixed >> 12 & 63) | 1 << (mixed >> 18);
+        (usize::try_from(word).unwrap_or_default(), bits)
+    }
+
+    /// Whether an image with this path may be there, on whatever host.
+    pub(crate) fn may_have(&self, path: u64) -> bool {
+        let (place, bits) = self.place(path);
+        self.0.as_chunks::<WORD>().0.get(place).is_some_and(|word| u64::from_le_bytes(*word) & bits == bits)
+    }
+}
+
+/// Keys are spread evenly, so that a key's value tells about where it lies.
+fn is_sorted_in(sorted: &[u8], key: u64) -> bool {
+    let keys = sorted.as_chunks::<KEY>().0;
+    let count = keys.len();
+    let at = |place: usize| keys.get(place).map(|bytes| u64::from_be_bytes(*bytes));
+    let guess = ((key >> 32) * u64::try_from(count).unwrap_or(u64::MAX).min(1 << 31)) >> 32;
+    let guess = usize::try_from(guess).unwrap_or_default().min(count);
+    // The true place is off by the root of their number, so that growing steps soon pass it on either side.
+    let (mut low, mut high, mut step) = (guess, guess, 16);
+    while low > 0 && at(low).is_none_or(|found| found > key) {
+        (high, low, step) = (low, low.saturating_sub(step), step * 2);
+    }
+    while high < count && at(high).is_some_and(|found| found <= key) {
+        (low, high, step) = (high, (high + step).min(count), step * 2);
+    }
+    // The key is not below `low`, nor at `high` or above.
+    while high - low > 1 {
+        let middle = low.midpoint(high);
+        if at(middle).is_some_and(|found| found <= key) { low = middle } else { high = middle }
+    }
+    at(low) == Some(key)
 }
 
 /// The hash of a lower-case host, or of a path and query.
@@ -156,9 +224,12 @@ pub(crate) fn hash(text: &[u8]) -> u64 {
 /// The half of a key that is of the path alone.
 const PATH: u64 = u32::MAX as u64;
 
+/// Spreads a number's bits: 2 to the 64th, divided by the golden ratio.
+const MIXER: u64 = 0x9E37_79B9_7F4A_7C15;
+
 /// The key of the image on a host and with a path of these hashes.
 fn key(host: u64, path: u64) -> u64 {
-    (host ^ path).wrapping_mul(0x9E37_79B9_7F4A_7C15) & !PATH | path & PATH
+    (host ^ path).wrapping_mul(MIXER) & !PATH | path & PATH
 }
 
 /// Big-endian keys in their order, each once.
@@ -329,8 +400,8 @@ mod tests {
 
     fn holds(unlawful: &Unlawful, host: &str, path: &str, query: &str) -> bool {
         let (host, path, query) = (hash(host.as_bytes()), path.as_bytes(), query.as_bytes());
-        let holds = unlawful.holds(&[host], path, query, &mut Vec::new());
-        assert!(!query.is_empty() || path.contains(&b'%') || holds == unlawful.has(&[host], super::hash(path)));
+        let holds = unlawful.holds(&[host], path, query, &mut Vec::new()).unwrap();
+        assert!(!query.is_empty() || path.contains(&b'%') || Ok(holds) == unlawful.has(&[host], super::hash(path)));
         holds
     }
 
@@ -388,22 +459,61 @@ mod tests {
         }
     }
 
+    fn hash_of(number: u64) -> u64 {
+        xxh64(&number.to_be_bytes(), 0)
+    }
+
     #[test]
     fn every_key_of_many_is_found_and_no_other() {
-        let keys: Vec<u64> = (0..100_000_u64).map(|number| xxh64(&number.to_be_bytes(), 0)).collect();
-        let set = Unlawful::new(sorted(keys.clone()).into(), ["a"]);
-        assert!(keys.iter().all(|key| set.is_sorted_in(*key) && set.may_have(*key)));
-        let passed = (100_000..200_000_u64).filter(|number| set.may_have(xxh64(&number.to_be_bytes(), 0)));
-        assert!(passed.count() < 2_500);
-        assert!((100_000..200_000_u64).all(|number| !set.is_sorted_in(xxh64(&number.to_be_bytes(), 0))));
+        let keys = sorted((0..100_000).map(hash_of).collect());
+        assert!((0..100_000).all(|number| is_sorted_in(&keys, hash_of(number))));
+        assert!((100_000..200_000).all(|number| !is_sorted_in(&keys, hash_of(number))));
         // Keys that are not spread evenly are found, too.
-        let uneven: Vec<u64> = (0..5_000_u64).chain((0..5_000).map(|number| u64::MAX - 7 * number)).collect();
-        let set = Unlawful::new(sorted(uneven.clone()).into(), ["a"]);
-        assert!(uneven.iter().all(|key| set.is_sorted_in(*key)));
-        assert!((5_000..9_000).all(|key| !set.is_sorted_in(key) && !set.is_sorted_in(u64::MAX - 7 * key)));
+        let uneven = sorted((0..5_000).chain((0..5_000).map(|number| u64::MAX - 7 * number)).collect());
+        let is_there = |key: u64| key < 5_000 || (u64::MAX - key).is_multiple_of(7) && u64::MAX - key < 35_000;
+        let near = (0..40_000).chain((0..40_000).map(|number| u64::MAX - number));
+        assert!({ near }.all(|key| is_sorted_in(&uneven, key) == is_there(key)));
         for (key, count) in [(0, 0), (u64::MAX, 0), (0, 1), (u64::MAX, 1)] {
-            assert_eq!(Unlawful::new(sorted(vec![0; count]).into(), ["a"]).is_sorted_in(key), count == 1 && key == 0);
+            assert_eq!(is_sorted_in(&sorted(vec![0; count]), key), count == 1 && key == 0);
         }
+    }
+
+    #[test]
+    fn a_filter_lets_every_key_pass_and_few_others() {
+        for (paths, most) in [(50_000, 330), (100_000, 60)] {
+            // Each path on two hosts.
+            let on = |host: u64| (0..50_000).map(move |number| key(host, hash_of(number)));
+            let filter = Bloom::of(&sorted(on(1).chain(on(2)).collect()), paths);
+            assert!((0..50_000).all(|number| filter.may_have(hash_of(number))));
+            let passed = (100_000..200_000).filter(|number| filter.may_have(hash_of(*number))).count();
+            assert!(passed < most, "{passed}");
+            assert_eq!(Bloom::from_bytes(filter.clone().into_bytes()), filter);
+        }
+        assert!(!Bloom::default().may_have(1) && !Bloom::from_bytes(vec![1]).may_have(1));
+    }
+
+    #[test]
+    fn what_is_lacking_is_said_and_only_if_it_is_needed() {
+        let image = |url: &str| Image::parse(url).unwrap().keys(&rules());
+        let known = image("https://old.example.com/a.jpg");
+        let host = [hash(b"old.example.com")];
+        let (a, b, c) = (hash(b"/a.jpg"), hash(b"/b.jpg"), hash(b"/c.jpg"));
+        let mut set = Unlawful::on(known.hosts.iter().map(String::as_str));
+        assert!(set.has_host(host[0]) && !set.is_empty());
+        set.add(&image("https://old.example.com/b.jpg"));
+        assert_eq!([a, b, c].map(|path| set.has(&host, path)), [Err(Lack::Filter); 3]);
+        let sorted = sorted(known.images.clone());
+        set.learn_filter(Bloom::of(&sorted, 1));
+        assert_eq!([a, b, c].map(|path| set.has(&host, path)), [Err(Lack::Keys), Ok(true), Ok(false)]);
+        // What comes later passes the filter that is there.
+        set.add(&image("https://old.example.com/c.jpg"));
+        set.learn_keys(sorted.into());
+        assert_eq!([a, b, c].map(|path| set.has(&host, path)), [Ok(true); 3]);
+        assert_eq!(set.has(&host, hash(b"/d.jpg")), Ok(false));
+        // The keys alone are enough.
+        let set = Unlawful::on(["old.example.com"]);
+        set.learn_keys(super::sorted(known.images).into());
+        assert_eq!([a, b].map(|path| set.has(&host, path)), [Ok(true), Ok(false)]);
     }
 
     #[test]

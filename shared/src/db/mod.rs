@@ -159,14 +159,14 @@ impl Row {
         }
     }
 
-    /// The bytes in `column`.
+    /// The bytes of the only column: they may be many, and are not copied.
     ///
     /// # Errors
     /// [`DbError::Column`] if it is another type.
-    pub fn blob(&self, column: usize) -> Result<&[u8], DbError> {
-        match self.0.get(column) {
+    pub fn into_blob(self) -> Result<Vec<u8>, DbError> {
+        match self.0.into_iter().next() {
             Some(Value::Blob(value)) => Ok(value),
-            _ => Err(DbError::Column(column)),
+            _ => Err(DbError::Column(0)),
         }
     }
 }

@@ -500,6 +500,82 @@ async fn an_unlawful_image_becomes_the_placeholder_until_it_is_taken_back() -> R
     Ok(())
 }
 
+/// Keeps so many reports where the application does, and has them gathered.
+async fn keep_reports(app: &App, count: usize) -> Result<()> {
+    let mut connection = Connection::open(app.runtime.state_dir().join("sqlite_db.db"))?;
+    connection.busy_timeout(PATIENCE)?;
+    let transaction = connection.transaction()?;
+    for number in 0..count {
+        let sql = "INSERT INTO images_violations
+                (id, url, doctor_id, patient_id, order_no, channel, reason, image, keys, hosts, reported_at_ms)
+            VALUES (?1, ?1, '', '', '', '', 'x', '', '', '', 0)";
+        let url = format!("https://img10.360buyimg.com/reported/{number}.jpg");
+        transaction.prepare_cached(sql)?.execute([url])?;
+    }
+    transaction.commit()?;
+    // New rules give every image its addresses anew.
+    put(app, rules(2)).await?;
+    known_everywhere().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn one_of_many_unlawful_images_is_found_whatever_an_instance_has_read_of_them() -> Result<()> {
+    let (url, _asked) = origin(
+        "HTTP/1.1 302 Found\r\nlocation: https://img10.360buyimg.com/reported/7.jpg\r\ncontent-length: 0\r\n\
+         connection: close\r\n\r\n",
+    )
+    .await?;
+    let app = App::start_with(|builder| {
+        builder.variable("images_sign_keys", SIGN_KEYS).variable("images_origin_1", url.clone())
+    })
+    .await?;
+    put(&app, rules(1)).await?;
+    keep_reports(&app, 30_000).await?;
+    let (unlawful, lawful) =
+        ("https://img10.360buyimg.com/reported/29999.jpg", "https://img10.360buyimg.com/kept/1.jpg");
+    let kept = lawful.replace("img10.360buyimg.com", "img.hospital.example");
+    // An instance is dropped after a second without work.
+    assert_eq!(rewritten(&app, "", &format!("{unlawful} {lawful}")).await?, format!("{PLACEHOLDER} {kept}"));
+    known_everywhere().await;
+    assert_eq!(rewritten(&app, "", lawful).await?, kept);
+    let escaped = |url: &str| url.replace('/', "\\/");
+    assert_eq!(rewritten(&app, "", &escaped(unlawful)).await?, escaped(PLACEHOLDER));
+    known_everywhere().await;
+    let many = |url: &str| format!("<img src={url}> 图 ").repeat(30_000);
+    let long = many(lawful) + unlawful + &many(lawful);
+    assert!(rewritten(&app, "", &long).await? == many(&kept) + PLACEHOLDER + &many(&kept));
+    known_everywhere().await;
+    let path = format!("/images/fetch/{}/a", url.strip_prefix("http://").unwrap());
+    let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build()?;
+    let fetched = client.get(app.runtime.url(&path)).bearer_auth(API_TOKEN).send().await?;
+    assert_eq!(fetched.headers()["location"], PLACEHOLDER);
+
+    let mut listener = redis::Client::open(app.redis.as_ref().context("no Redis")?.url())?.get_async_pubsub().await?;
+    listener.subscribe("images.rewritten").await?;
+    app.publish("images.messages", json!({"body": [unlawful, lawful]}).to_string()).await?;
+    let message = tokio::time::timeout(PATIENCE, listener.into_on_message().next()).await?.context("no message")?;
+    assert_eq!(serde_json::from_slice::<Value>(message.get_payload_bytes())?, json!({"body": [PLACEHOLDER, kept]}));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_body_is_not_let_through_when_the_reports_cannot_be_read() -> Result<()> {
+    let app = app().await?;
+    keep_reports(&app, 300).await?;
+    let damage = "UPDATE images_unlawful_filter SET filter = 'none'";
+    Connection::open(app.runtime.state_dir().join("sqlite_db.db"))?.execute_batch(damage)?;
+    let other = "https://stamps.example.com/a.jpg";
+    assert_eq!(rewritten(&app, "", other).await?, other);
+    let (status, problem) = app.answer("/images/rewrite", OLD.to_owned()).await?;
+    assert_eq!((status, problem["type"].as_str()), (500, Some("urn:clinic:problem:internal")), "{problem}");
+    let long = format!("{other} ").repeat(30_000) + OLD + &" ".repeat(1 << 20);
+    let broken = rewrite(&app, "", long).await;
+    assert!(broken.is_err() || broken?.bytes().await.is_err());
+    app.runtime.wait_for_log("images", PATIENCE, |line| line["outcome"] == "broken").await?;
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_report_of_an_older_release_holds_after_an_update() -> Result<()> {
     let mut app = App::http(|builder| builder).await?;
@@ -524,6 +600,9 @@ async fn make_old(app: &mut App) -> Result<()> {
         "UPDATE images_violations SET keys = '00000000000000aa', image = '00000000000000aa';
         UPDATE images_unlawful SET rules_version = 0, generation = generation + 1, keys = x'';
         CREATE INDEX images_violations_image ON images_violations (image);
+        DROP TRIGGER images_unlawful_filtered;
+        DROP TABLE images_unlawful_filter;
+        ALTER TABLE images_unlawful DROP COLUMN filter;
         DELETE FROM schema_versions WHERE owner = 'images' AND version > 2;",
     )?;
     app.runtime.restart().await

@@ -2,7 +2,6 @@
 
 use std::{
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll, ready},
     time::Instant,
 };
@@ -12,28 +11,33 @@ use axum::{
     http::{HeaderMap, header},
 };
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use http_body::{Body as _, Frame};
-use shared::log::EntryPath;
+use shared::{log::EntryPath, problem::Problem};
 
 use crate::{
     config::Standing,
     media::Media,
     outcome::Outcome,
     rewrite::Rewriter,
-    rules::{self, Caller, Rules},
+    rules::{self, Caller},
 };
 
 /// A body, rewritten.
 pub(super) struct Rewritten {
     source: Body,
     rewriter: Rewriter,
+    /// What the piece that was taken last needs to know first.
+    learning: Option<BoxFuture<'static, Result<(), Problem>>>,
     /// Goes out before anything else.
     first: Bytes,
     /// What of it is not yet there, where its length is known: its last piece need not be told by a further one.
     missing: Option<u64>,
-    rules: Arc<Rules>,
+    standing: Standing,
     context: Option<rules::Context>,
     started: Instant,
+    /// Whether its last piece was taken.
+    is_whole: bool,
     /// Whether its outcome is known and logged.
     ended: bool,
 }
@@ -41,18 +45,19 @@ pub(super) struct Rewritten {
 impl Rewritten {
     /// `headers` are those that tell of the body.
     pub(super) fn new(source: Body, headers: &HeaderMap, standing: Standing, caller: &Caller) -> Self {
-        let rules = standing.rules.clone();
         let media = headers.get(header::CONTENT_TYPE).map(|value| Media::of(value.as_bytes())).unwrap_or_default();
-        let rewriter = standing.rewriter(caller).of(media);
+        let rewriter = standing.clone().rewriter(caller).of(media);
         let missing = source.size_hint().upper();
         Self {
             source,
             rewriter,
+            learning: None,
             first: Bytes::new(),
             missing,
-            rules,
+            standing,
             context: caller.context,
             started: Instant::now(),
+            is_whole: false,
             ended: false,
         }
     }
@@ -68,21 +73,35 @@ impl Rewritten {
         self
     }
 
-    fn take(&mut self, piece: Bytes) -> Bytes {
-        self.missing = self.missing.map(|missing| missing.saturating_sub(piece.len() as u64));
-        let last = self.missing == Some(0);
-        let out = self.rewriter.push(piece, last);
-        if last {
-            self.end("rewritten");
+    /// The next piece that has come in; an empty one when no other comes.
+    fn poll_source(&mut self, context: &mut Context<'_>) -> Poll<Result<Bytes, axum::Error>> {
+        loop {
+            let Some(frame) = ready!(Pin::new(&mut self.source).poll_frame(context)).transpose()? else {
+                self.is_whole = true;
+                return Poll::Ready(Ok(Bytes::new()));
+            };
+            // Trailers would tell of the body that came in.
+            let Ok(data) = frame.into_data() else { continue };
+            self.missing = self.missing.map(|missing| missing.saturating_sub(data.len() as u64));
+            self.is_whole = self.missing == Some(0);
+            return Poll::Ready(Ok(data));
         }
-        out
+    }
+
+    /// What is to be rewritten next: nothing more, where a piece has waited for what is known now.
+    fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Result<Bytes, axum::Error>> {
+        let Some(learning) = &mut self.learning else { return self.poll_source(context) };
+        let learnt = ready!(learning.as_mut().poll(context));
+        self.learning = None;
+        Poll::Ready(learnt.map(|()| Bytes::new()).map_err(axum::Error::new))
     }
 
     fn end(&mut self, outcome: &str) {
         if !std::mem::replace(&mut self.ended, true) {
             let took = self.started.elapsed();
             let counts = self.rewriter.counts();
-            Outcome { rules: &self.rules, context: self.context, counts, path: EntryPath::Http, took }.log(outcome);
+            Outcome { rules: &self.standing.rules, context: self.context, counts, path: EntryPath::Http, took }
+                .log(outcome);
         }
     }
 }
@@ -99,25 +118,24 @@ impl http_body::Body for Rewritten {
             return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.first)))));
         }
         while !self.ended {
-            let frame = ready!(Pin::new(&mut self.source).poll_frame(context));
-            let piece = match frame {
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => self.take(data),
-                    // Trailers: they would tell of the body that came in.
-                    Err(_) => continue,
-                },
-                Some(Err(error)) => {
+            let piece = match ready!(self.poll_piece(context)) {
+                Ok(piece) => piece,
+                Err(error) => {
                     self.end("broken");
                     return Poll::Ready(Some(Err(error)));
                 }
-                None => {
-                    let rest = self.rewriter.push(Bytes::new(), true);
-                    self.end("rewritten");
-                    rest
-                }
             };
-            if !piece.is_empty() {
-                return Poll::Ready(Some(Ok(Frame::data(piece))));
+            let last = self.is_whole;
+            match self.rewriter.push(piece, last) {
+                Ok(rewritten) => {
+                    if last {
+                        self.end("rewritten");
+                    }
+                    if !rewritten.is_empty() {
+                        return Poll::Ready(Some(Ok(Frame::data(rewritten))));
+                    }
+                }
+                Err(lack) => self.learning = Some(Box::pin(self.standing.clone().learn(lack))),
             }
         }
         Poll::Ready(None)

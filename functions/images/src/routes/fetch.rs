@@ -86,7 +86,7 @@ pub(super) async fn fetch(request: Request) -> Result<Response, Problem> {
     clean(&mut answer.headers);
     // Whoever keeps an answer keeps one of each: old apps' differ.
     answer.headers.append(header::VARY, HeaderValue::from(APP_VERSION));
-    rewrite_addresses(&mut answer.headers, &standing, &caller);
+    rewrite_addresses(&mut answer.headers, &standing, &caller).await?;
     let mut response = Response::new(Body::new(Rewritten::new(Body::new(body), &answer.headers, standing, &caller)));
     *response.status_mut() = answer.status;
     *response.headers_mut() = answer.headers;
@@ -116,11 +116,12 @@ fn clean(headers: &mut HeaderMap) {
 /// What leads to the new domain, too.
 const ADDRESSES: [HeaderName; 3] = [header::LOCATION, header::CONTENT_LOCATION, header::LINK];
 
-fn rewrite_addresses(headers: &mut HeaderMap, standing: &Standing, caller: &Caller) {
+async fn rewrite_addresses(headers: &mut HeaderMap, standing: &Standing, caller: &Caller) -> Result<(), Problem> {
     for (_, value) in headers.iter_mut().filter(|(name, _)| ADDRESSES.contains(name)) {
-        let (rewritten, _) = standing.clone().rewriter(caller).whole(Bytes::copy_from_slice(value.as_bytes()));
+        let (rewritten, _) = standing.rewritten(caller, Bytes::copy_from_slice(value.as_bytes())).await?;
         if let Ok(rewritten) = HeaderValue::from_maybe_shared(rewritten) {
             *value = rewritten;
         }
     }
+    Ok(())
 }

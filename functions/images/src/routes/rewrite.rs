@@ -34,7 +34,7 @@ pub(super) async fn rewrite(request: Request) -> Result<Response, Problem> {
     let is_small = http_body::Body::size_hint(&body).upper().is_some_and(|length| length <= SMALL);
     let mut rewritten = Rewritten::new(body, &head.headers, standing().await?, &caller);
     let mut response = Response::new(if is_small {
-        let first = rewritten.frame().await.transpose().map_err(|_| ended_early())?;
+        let first = rewritten.frame().await.transpose().map_err(problem)?;
         let first = first.and_then(|frame| frame.into_data().ok()).unwrap_or_default();
         if rewritten.has_ended() { first.into() } else { Body::new(rewritten.after(first)) }
     } else {
@@ -44,6 +44,11 @@ pub(super) async fn rewrite(request: Request) -> Result<Response, Problem> {
         response.headers_mut().insert(header::CONTENT_TYPE, content_type.clone());
     }
     Ok(response)
+}
+
+/// Why a body could not be rewritten: what we need was not there, or the body broke off.
+fn problem(error: axum::Error) -> Problem {
+    error.into_inner().downcast().map_or_else(|_| ended_early(), |problem| *problem)
 }
 
 /// Whether a body is in an encoding that hides its URLs.
