@@ -112,7 +112,10 @@ async fn set_up(kind: Kind, parts: &[Part]) -> Result<()> {
     for part in parts {
         match part {
             Part::Http | Part::Rewards => setup::wrk().await?,
-            Part::Images => setup::nginx().await?,
+            Part::Images => {
+                setup::nginx().await?;
+                setup::wrk().await?;
+            }
             Part::Stream => setup::redis_server().await?,
         }
     }

@@ -3,7 +3,7 @@
 //! - [`push`], [`images`], [`pharmacy`]: what is measured, one file each, with its cases
 //! - [`wrk`]: what loads it
 
-mod images;
+pub(crate) mod images;
 mod pharmacy;
 mod push;
 pub(crate) mod wrk;
@@ -33,7 +33,7 @@ pub(crate) struct Request {
 }
 
 impl Request {
-    fn get(path: &'static str) -> Self {
+    pub(crate) fn get(path: &'static str) -> Self {
         Self { path, headers: Vec::new(), body: None, numbered_from: None }
     }
 
@@ -49,7 +49,7 @@ impl Request {
     }
 
     /// The same; where it is numbered, past all numbers of earlier runs, which begin a millisecond apart at least.
-    fn renumbered(&self) -> Self {
+    pub(crate) fn renumbered(&self) -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let number = u64::try_from(since.as_millis()).unwrap_or_default() * 1_000;
         Self { numbered_from: self.numbered_from.map(|_| number), ..self.clone() }
@@ -81,7 +81,7 @@ struct Round {
 }
 
 /// The least that a component can do.
-fn baseline() -> Request {
+pub(crate) fn baseline() -> Request {
     Request::get("/probe/hello")
 }
 

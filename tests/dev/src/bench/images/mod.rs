@@ -3,6 +3,10 @@
 //!
 //! Each set of rules and reports has a process, so that all of them have their turn in each round, nginx and sed too: what
 //! else the machine does meets them alike.
+//!
+//! - [`small`]: bodies of 1 KB, in requests per second
+
+mod small;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -106,6 +110,7 @@ pub(crate) async fn bench(kind: Kind, settings: &Settings) -> Result<()> {
     let sed = Spread::of(rounds.iter().map(|round| megabytes / round.sed.as_secs_f64()));
     println!("{:<29} {:>5.0}", "GNU sed", sed.median);
     report.add(json!({"name": "GNU sed", "mb_per_s": sed.json()}));
+    small::bench(&cases, settings, &mut report).await?;
     report.print_figures(&[("megabytes", megabytes.into())])
 }
 
