@@ -37,22 +37,32 @@ pub async fn version(db: &Db, owner: &str) -> Result<i64, DbError> {
     }
 }
 
-/// Whether every owner's tables have its newest version. One statement: each message of the Redis trigger asks it.
+/// Whether every owner's tables have its newest version, and file and connection what [`SETTINGS`] say. One statement: each
+/// message of the Redis trigger asks it.
 ///
 /// # Errors
 /// Those of the engine.
-pub async fn up_to_date(db: &Db, owners: &[(&str, &[Migration])]) -> Result<bool, DbError> {
-    const SQL: &str = "SELECT owner, max(version) FROM schema_versions GROUP BY owner";
+pub async fn is_ready(db: &Db, owners: &[(&str, &[Migration])]) -> Result<bool, DbError> {
+    const SQL: &str = "SELECT owner, max(version),
+            (SELECT journal_mode FROM pragma_journal_mode) = 'wal' AND (SELECT synchronous FROM pragma_synchronous) = 2
+        FROM schema_versions GROUP BY owner";
     let present = match db.query(SQL, []).await {
         Ok(present) => present,
         Err(DbError::Other(message)) if message.contains("no such table") => return Ok(false),
         Err(error) => return Err(error),
     };
     let has = |owner: &str, version| {
-        present.iter().any(|row| row.text(0) == Ok(owner) && row.integer(1).is_ok_and(|there| there >= version))
+        present.iter().any(|row| {
+            let is_there = row.text(0) == Ok(owner) && row.integer(1).is_ok_and(|there| there >= version);
+            is_there && row.integer(2) == Ok(1)
+        })
     };
     Ok(owners.iter().all(|(owner, migrations)| migrations.last().is_none_or(|newest| has(owner, newest.version))))
 }
+
+/// WAL is the file's, the other each connection's: a commit that a power cut can undo, after its stream entry was
+/// acknowledged, is a loss.
+pub const SETTINGS: [&str; 2] = ["PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL"];
 
 /// Brings `owner`'s tables to the last of `migrations`. `db` must be a connection of this call alone.
 ///
@@ -102,18 +112,39 @@ mod tests {
     #[tokio::test]
     async fn each_step_runs_once_and_in_order() {
         let db = Native::in_memory();
-        assert!(!up_to_date(&db, &[("push", &[ONE])]).await.unwrap());
         migrate(&db, "push", &[ONE]).await.unwrap();
         assert_eq!(version(&db, "push").await.unwrap(), 1);
-        assert!(up_to_date(&db, &[("push", &[ONE])]).await.unwrap());
-        assert!(!up_to_date(&db, &[("push", &[ONE, TWO])]).await.unwrap());
-        assert!(!up_to_date(&db, &[("push", &[ONE]), ("other", &[ONE])]).await.unwrap());
         for _ in 0..3 {
             migrate(&db, "push", &[ONE, TWO]).await.unwrap();
         }
         assert_eq!(version(&db, "push").await.unwrap(), 2);
         assert_eq!(db.query("SELECT b FROM a", []).await.unwrap().len(), 1);
         assert_eq!(version(&db, "other").await.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_database_is_ready_with_every_owners_tables_and_our_settings() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || Native::open(&folder.path().join("a.db"));
+        let db = open();
+        let owners: [(&str, &[Migration]); 1] = [("push", &[ONE])];
+        assert!(!is_ready(&db, &owners).await.unwrap());
+        migrate(&db, "push", &[ONE]).await.unwrap();
+        assert!(!is_ready(&db, &owners).await.unwrap());
+        for setting in SETTINGS {
+            db.execute(setting, []).await.unwrap();
+        }
+        assert!(is_ready(&db, &owners).await.unwrap() && is_ready(&open(), &owners).await.unwrap());
+        assert!(!is_ready(&db, &[("push", &[ONE, TWO])]).await.unwrap());
+        assert!(!is_ready(&db, &[("push", &[ONE]), ("other", &[ONE])]).await.unwrap());
+        // A file's mode is changed by its only connection.
+        drop(db);
+        for setting in ["PRAGMA synchronous = NORMAL", "PRAGMA journal_mode = DELETE"] {
+            let db = open();
+            db.execute(setting, []).await.unwrap();
+            assert!(!is_ready(&db, &owners).await.unwrap(), "{setting}");
+            db.execute(SETTINGS[0], []).await.unwrap();
+        }
     }
 
     #[tokio::test]

@@ -1,14 +1,13 @@
 //! Spin's SQLite.
 //!
-//! A connection is opened once per instance: opening costs as much as a commit. `synchronous=FULL` is set on each,
-//! because a commit that a power cut can undo, after its stream entry was acknowledged, is a loss.
+//! A connection is opened once per instance: opening costs as much as a commit.
 
 use futures::future::BoxFuture;
 use spin_sdk::sqlite;
 
 use super::{
     Db, DbError, Engine, Migration, Row, Value,
-    migration::{migrate, up_to_date},
+    migration::{SETTINGS, is_ready, migrate},
 };
 
 /// The database that all components share.
@@ -23,15 +22,18 @@ struct Spin(sqlite::Connection);
 /// Those of the runtime; the next call tries again.
 pub async fn open(owners: &[(&str, &[Migration])]) -> Result<Db, DbError> {
     let db = connect().await?;
-    if up_to_date(&db, owners).await? {
+    if is_ready(&db, owners).await? {
         return Ok(db);
     }
+    set(&db).await?;
     // On this connection alone: a request that comes while it is within its transaction would join it.
     for (owner, migrations) in owners {
         migrate(&db, owner, migrations).await?;
     }
     drop(db);
-    connect().await
+    let db = connect().await?;
+    set(&db).await?;
+    Ok(db)
 }
 
 /// Opens another connection to a database that [`open`] has migrated, for effects that are repeated as long as nothing
@@ -47,12 +49,14 @@ pub async fn open_for_effects() -> Result<Db, DbError> {
 }
 
 async fn connect() -> Result<Db, DbError> {
-    let connection = sqlite::Connection::open(DATABASE).await.map_err(DbError::from)?;
-    let db = Db::new(Spin(connection));
-    // WAL is the file's, the other the connection's.
-    db.execute("PRAGMA journal_mode = WAL", []).await?;
-    db.execute("PRAGMA synchronous = FULL", []).await?;
-    Ok(db)
+    Ok(Db::new(Spin(sqlite::Connection::open(DATABASE).await?)))
+}
+
+async fn set(db: &Db) -> Result<(), DbError> {
+    for setting in SETTINGS {
+        db.execute(setting, []).await?;
+    }
+    Ok(())
 }
 
 impl Engine for Spin {
