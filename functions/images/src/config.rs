@@ -24,7 +24,7 @@ use crate::{
     rewrite::{Counts, Rewriter, finder},
     rules::{Caller, Rules},
     sign::Keys,
-    store::{self, Mark},
+    store::{self, Mark, News, RuleSet},
     unlawful::{Anew, Image, Lack, Unlawful},
 };
 
@@ -176,15 +176,17 @@ pub(crate) async fn standing() -> Result<Standing, Problem> {
 pub(crate) async fn look_again() -> Result<Standing, Problem> {
     let db = db().await?;
     let at_ms = clock::now_ms();
-    let mut mark = store::mark(db).await?;
-    if mark.dirty_at_ms > 0 && at_ms - mark.dirty_at_ms > MENDED_AFTER_MS {
-        gather(db).await?;
-        mark = store::mark(db).await?;
-    }
     let before = known();
+    let since = before.as_ref().map(|standing| &standing.mark);
+    let mut news = store::news(db, since).await?;
+    if news.mark.dirty_at_ms > 0 && at_ms - news.mark.dirty_at_ms > MENDED_AFTER_MS {
+        gather(db).await?;
+        news = store::news(db, since).await?;
+    }
+    let News { mark, rules, hosts } = news;
     let rules = match &before {
         Some(standing) if standing.mark.rules_version == mark.rules_version => standing.rules.clone(),
-        _ => Arc::new(stored_rules(db, &mark, at_ms).await?),
+        _ => Arc::new(stored_rules(db, rules, &mark, at_ms).await?),
     };
     let unlawful = match &before {
         Some(standing) if (standing.mark.generation, standing.mark.seq) == (mark.generation, mark.seq) => {
@@ -196,7 +198,10 @@ pub(crate) async fn look_again() -> Result<Standing, Problem> {
             Arc::new(unlawful)
         }
         _ => {
-            let hosts = store::hosts(db, mark.generation).await?;
+            let hosts = match hosts {
+                Some(hosts) => hosts,
+                None => store::hosts(db).await?,
+            };
             let mut unlawful = Unlawful::on(hosts.iter().map(String::as_str));
             // Nothing has been reported since, most of the time.
             if mark.seq > mark.through_seq {
@@ -216,8 +221,7 @@ pub(crate) async fn look_again() -> Result<Standing, Problem> {
     Ok(standing)
 }
 
-async fn stored_rules(db: &Db, mark: &Mark, now_ms: i64) -> Result<Rules, Problem> {
-    let stored = store::rules(db, mark.rules_version).await?;
+async fn stored_rules(db: &Db, stored: Option<RuleSet>, mark: &Mark, now_ms: i64) -> Result<Rules, Problem> {
     let text = stored.as_ref().map_or(Rules::DEFAULT, |set| &set.text);
     let rules = Rules::parse(text.as_bytes(), keys().await?).map_err(|faults| {
         let faults = faults.into_iter().map(|fault| Fault::at(format!("/stored{}", fault.pointer), fault.detail));

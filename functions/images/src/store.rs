@@ -108,7 +108,7 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
     },
 ];
 
-/// Where everything stands: one small query tells whether anything has changed.
+/// Where everything stands: whether it has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Mark {
     /// 0 for the set that is compiled in.
@@ -122,12 +122,12 @@ pub(crate) struct Mark {
     pub(crate) dirty_at_ms: i64,
 }
 
-pub(crate) async fn mark(db: &Db) -> Result<Mark, DbError> {
-    const SQL: &str = "SELECT (SELECT coalesce(max(version), 0) FROM images_rules),
-            (SELECT coalesce(max(seq), 0) FROM images_violations),
-            generation, through_seq, rules_version, dirty_at_ms
-        FROM images_unlawful WHERE id = 1";
-    let row = db.query_one(SQL, []).await?.ok_or(DbError::Column(0))?;
+/// A [`Mark`]'s columns.
+const MARK: &str = "(SELECT coalesce(max(version), 0) FROM images_rules),
+    (SELECT coalesce(max(seq), 0) FROM images_violations),
+    u.generation, u.through_seq, u.rules_version, u.dirty_at_ms";
+
+fn read_mark(row: &Row) -> Result<Mark, DbError> {
     Ok(Mark {
         rules_version: row.integer(0)?,
         seq: row.integer(1)?,
@@ -136,6 +136,41 @@ pub(crate) async fn mark(db: &Db) -> Result<Mark, DbError> {
         keys_version: row.integer(4)?,
         dirty_at_ms: row.integer(5)?,
     })
+}
+
+pub(crate) async fn mark(db: &Db) -> Result<Mark, DbError> {
+    let sql = format!("SELECT {MARK} FROM images_unlawful AS u WHERE u.id = 1");
+    read_mark(&db.query_one(&sql, []).await?.ok_or(DbError::Column(0))?)
+}
+
+/// Where everything stands, and what of that is new.
+pub(crate) struct News {
+    pub(crate) mark: Mark,
+    /// `None` also for the set that is compiled in.
+    pub(crate) rules: Option<RuleSet>,
+    /// The hosts of the gathered reports, where a filter was made with them.
+    pub(crate) hosts: Option<Vec<String>>,
+}
+
+/// What is new to one who knows all that was there at a mark: one small query, also for one who knows nothing.
+pub(crate) async fn news(db: &Db, since: Option<&Mark>) -> Result<News, DbError> {
+    let sql = format!(
+        "SELECT {MARK}, r.text, r.stored_at_ms, f.hosts
+        FROM images_unlawful AS u
+        LEFT JOIN images_rules AS r ON r.version = (SELECT max(version) FROM images_rules) AND r.version <> $1
+        LEFT JOIN images_unlawful_filter AS f ON f.generation = u.generation AND f.generation <> $2
+        WHERE u.id = 1"
+    );
+    let (version, generation) = since.map_or((-1, -1), |mark| (mark.rules_version, mark.generation));
+    let row = db.query_one(&sql, [version.into(), generation.into()]).await?.ok_or(DbError::Column(0))?;
+    let mark = read_mark(&row)?;
+    let rules = match (row.optional_text(6)?, row.optional_integer(7)?) {
+        (Some(text), Some(stored_at_ms)) => {
+            Some(RuleSet { version: mark.rules_version, text: text.to_owned(), stored_at_ms })
+        }
+        _ => None,
+    };
+    Ok(News { mark, rules, hosts: row.optional_text(8)?.map(names) })
 }
 
 /// A kept rule set.
@@ -186,15 +221,10 @@ fn names(text: &str) -> Vec<String> {
     text.split_whitespace().map(str::to_owned).collect()
 }
 
-/// The hosts of the gathered reports.
-pub(crate) async fn hosts(db: &Db, generation: i64) -> Result<Vec<String>, DbError> {
-    const BESIDE: &str = "SELECT hosts FROM images_unlawful_filter WHERE generation = $1";
-    const WITH_KEYS: &str = "SELECT hosts FROM images_unlawful WHERE id = 1";
-    let row = match db.query_one(BESIDE, [generation.into()]).await? {
-        Some(row) => row,
-        None => db.query_one(WITH_KEYS, []).await?.ok_or(DbError::Column(0))?,
-    };
-    Ok(names(row.text(0)?))
+/// The hosts of the gathered reports, by way of their keys.
+pub(crate) async fn hosts(db: &Db) -> Result<Vec<String>, DbError> {
+    let row = db.query_one("SELECT hosts FROM images_unlawful WHERE id = 1", []).await?;
+    Ok(names(row.ok_or(DbError::Column(0))?.text(0)?))
 }
 
 /// The filter of the gathered reports' keys, if it was made with them.
@@ -441,7 +471,7 @@ mod tests {
     /// As an instance reads it that needs all of it.
     async fn known(db: &Db) -> Unlawful {
         let generation = mark(db).await.unwrap().generation;
-        let unlawful = Unlawful::on(hosts(db, generation).await.unwrap().iter().map(String::as_str));
+        let unlawful = Unlawful::on(hosts(db).await.unwrap().iter().map(String::as_str));
         if let Some(filter) = filter(db, generation).await.unwrap() {
             unlawful.learn_filter(filter);
         }
@@ -479,18 +509,37 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn only_what_is_new_is_told() {
+        let (db, _) = reported().await;
+        let shown = async |since: Option<&Mark>| {
+            let News { mark, rules, hosts } = news(&db, since).await.unwrap();
+            (mark, rules.map(|set| (set.version, set.text, set.stored_at_ms)), hosts.map(|hosts| hosts.len()))
+        };
+        let (first, rules, hosts) = shown(None).await;
+        assert_eq!((first, rules, hosts), (mark(&db).await.unwrap(), None, Some(1)));
+        assert_eq!(shown(Some(&first)).await, (first, None, None));
+        assert!(keep_rules(&db, 7, "{}", 1_500).await.unwrap());
+        let seven = Some((7, "{}".to_owned(), 1_500));
+        let second = mark(&db).await.unwrap();
+        assert_eq!(shown(Some(&first)).await, (second, seven.clone(), None));
+        assert_eq!(shown(Some(&second)).await, (second, None, None));
+        assert_eq!(shown(None).await, (second, seven, Some(1)));
+        assert!(gather(&db, second.generation, 7).await.unwrap());
+        assert_eq!(shown(Some(&second)).await, (mark(&db).await.unwrap(), None, Some(1)));
+    }
+
+    #[tokio::test]
     async fn a_filter_is_of_the_generation_that_it_was_made_for() {
         let (db, id) = reported().await;
         let generation = async || mark(&db).await.unwrap().generation;
         let of = |keys: &[u8]| Some(Bloom::of(keys, 2));
         let keys = gathered_keys(&db).await.unwrap();
         assert_eq!(filter(&db, generation().await).await.unwrap(), of(&keys));
-        let hosts_now = async || hosts(&db, generation().await).await.unwrap();
-        assert_eq!(hosts_now().await, ["one.example.com"]);
+        let told = async || news(&db, None).await.unwrap().hosts;
+        assert_eq!(told().await, Some(vec!["one.example.com".to_owned()]));
         // What was taken back leaves none, and what is gathered has one again.
         assert_eq!(take_back(&db, Which::Id(&id), 2_000).await.unwrap(), 1);
-        assert_eq!(filter(&db, generation().await).await.unwrap(), None);
-        assert_eq!(hosts_now().await, ["one.example.com"]);
+        assert_eq!((filter(&db, generation().await).await.unwrap(), told().await), (None, None));
         assert!(gather(&db, generation().await, 0).await.unwrap());
         let fewer = gathered_keys(&db).await.unwrap();
         assert!(fewer.len() < keys.len());
@@ -498,8 +547,8 @@ mod tests {
         // An earlier release gathers without one.
         let earlier = "UPDATE images_unlawful SET generation = generation + 1, keys = $1, hosts = 'a b' WHERE id = 1";
         db.execute(earlier, [keys.into()]).await.unwrap();
-        assert_eq!(filter(&db, generation().await).await.unwrap(), None);
-        assert_eq!(hosts_now().await, ["a", "b"]);
+        assert_eq!((filter(&db, generation().await).await.unwrap(), told().await), (None, None));
+        assert_eq!(hosts(&db).await.unwrap(), ["a", "b"]);
         assert!(holds(&db, "/a.jpg").await);
     }
 
