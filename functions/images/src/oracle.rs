@@ -951,6 +951,34 @@ fn body() -> impl Strategy<Value = Shown> {
     prop::collection::vec(piece(), 0..14).prop_map(|pieces| Shown(pieces.concat()))
 }
 
+/// Many images on hosts that have reports, of which few or many are reported: most are trusted, and parts are edited anew.
+fn many_images() -> impl Strategy<Value = Shown> {
+    let text = |texts: &'static [&'static str]| prop::sample::select(texts).prop_map(|text| text.as_bytes().to_vec());
+    let trusted = move || {
+        text(&[
+            "\"https://img10.360buyimg.com/b.jpg\" ",
+            "//foreign.example.net/b/c.png ",
+            "https://new.example.com/a.jpg\n",
+            "https://img10.360buyimg.com/a.jpg/b ",
+            "http://s.example.org/x.jpg\"",
+        ])
+    };
+    let reported = move || {
+        text(&[
+            "\"https://img10.360buyimg.com/a.jpg\" ",
+            "//foreign.example.net/a.jpg ",
+            "https:\\/\\/img10.360buyimg.com\\/a.jpg\"",
+            "https://new.example.com/b/c.jpg?w=1 ",
+            "http://s.example.org/x%20y.jpg ",
+        ])
+    };
+    let others = prop::sample::select(vec![0_u32, 1, 5, 100]);
+    (others.clone(), others).prop_flat_map(move |(removed, any)| {
+        let parts = prop_oneof![200 => trusted(), removed => reported(), any => piece()];
+        prop::collection::vec(parts, 0..600).prop_map(|parts| Shown(parts.concat()))
+    })
+}
+
 /// Bytes that a failure shows as text.
 #[derive(Clone)]
 struct Shown(Vec<u8>);
@@ -1044,6 +1072,22 @@ proptest! {
         let expected = case.expected();
         prop_assert!(case.streamed(&[]).0 == expected, "{}", shown(&body));
         prop_assert!(case.streamed(&cuts).0 == expected, "{} {step}", shown(&body));
+    }
+}
+
+proptest! {
+    #![proptest_config(config(400))]
+
+    #[test]
+    fn one_unlawful_image_among_many_is_found(Shown(body) in many_images(), caller in caller(), step in 1..9_000_usize) {
+        let case = Case { body: &body, caller: &caller, media: Media::Other, reported: true };
+        let cuts: Vec<usize> = (0..body.len()).step_by(step).collect();
+        let expected = case.expected();
+        let (whole, counts) = case.streamed(&[]);
+        prop_assert!(whole == expected, "{}", shown(&body));
+        let (pieces, counted) = case.streamed(&cuts);
+        prop_assert!(pieces == expected, "{} {step}", shown(&body));
+        prop_assert_eq!(counts, counted);
     }
 }
 

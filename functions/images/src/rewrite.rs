@@ -93,12 +93,14 @@ pub(crate) struct Rewriter {
     scratch: Scratch,
 }
 
-/// Images that were taken for lawful, to be asked for together when a piece has been edited: the memory that tells is
-/// far, and is asked for the next one while it fetches the one before. If one is not, the piece is edited once more.
+/// Images that were taken for lawful, to be asked for together: the memory that tells is far, and is asked for the next
+/// one while it fetches the one before. If one is not, that part of the piece is edited once more.
 #[derive(Default)]
 struct Trust {
     /// Whether to trust, and not to ask for each image on its own.
     on: bool,
+    /// Not before this place of the piece.
+    from: usize,
     /// The place of each image's host, and its path's hash.
     images: Vec<(usize, u64)>,
     was_deceived: bool,
@@ -140,6 +142,9 @@ impl Trust {
         })
     }
 }
+
+/// How many images are trusted before they are asked for.
+const TRUSTED: usize = 64;
 
 /// How many images are asked for before anything depends on the answers.
 const ASKED: usize = 8;
@@ -326,6 +331,25 @@ struct Edit<'a> {
     inserts: Vec<Insert>,
 }
 
+/// How far a piece is edited.
+#[derive(Clone, Copy, Default)]
+struct Progress {
+    /// Where to look for the next URL.
+    from: usize,
+    /// Nothing before it can begin a URL any more.
+    settled: usize,
+}
+
+/// All that editing changes, at one place of a piece.
+struct Checkpoint {
+    progress: Progress,
+    out: usize,
+    copied: usize,
+    inserts: Vec<Insert>,
+    read: Read,
+    counts: Counts,
+}
+
 impl Edit<'_> {
     fn is_unchanged(&self) -> bool {
         self.copied == 0 && self.inserts.is_empty()
@@ -374,7 +398,6 @@ impl Rewriter {
     ) -> Self {
         let fates = rules.fates(caller);
         let counts = Counts { rewritten: vec![0; fates.len()], ..Counts::default() };
-        let trust = Trust { on: !unlawful.is_empty(), ..Trust::default() };
         Self {
             rules,
             unlawful,
@@ -388,7 +411,7 @@ impl Rewriter {
             dropped: 0,
             counts,
             hosts: Vec::new(),
-            trust,
+            trust: Trust::default(),
             read: Read::default(),
             scratch: Scratch::default(),
         }
@@ -432,27 +455,13 @@ impl Rewriter {
         };
         self.read.base = self.counts.bytes - input.len() as u64;
         let (copied, inserts) = (std::mem::take(&mut self.dropped), std::mem::take(&mut self.inserts));
-        let begun = |inserts| Edit { input: &input, out: Vec::new(), copied, inserts };
         let before = (!self.unlawful.is_empty()).then(|| (self.read, self.counts.clone(), inserts.clone()));
-        let mut edit = begun(inserts);
-        let mut hold = self.edit(&mut edit, last);
-        self.trust.verify(&self.hosts, &self.unlawful);
-        let was_deceived = std::mem::take(&mut self.trust.was_deceived);
-        if let Some((read, counts, inserts)) = before {
-            let removed = counts.removed;
-            if was_deceived && self.trust.lack.is_none() {
-                (self.read, self.counts, self.trust.on) = (read, counts.clone(), false);
-                edit = begun(inserts.clone());
-                hold = self.edit(&mut edit, last);
-            }
-            if let Some(lack) = self.trust.lack.take() {
-                drop(edit);
-                (self.read, self.counts, self.inserts, self.dropped) = (read, counts, inserts, copied);
-                self.held = input.into();
-                return Err(lack);
-            }
-            // Where one was, there may be more.
-            self.trust.on = self.counts.removed == removed;
+        let mut edit = Edit { input: &input, out: Vec::new(), copied, inserts };
+        let hold = self.edit(&mut edit, last);
+        if let (Some(lack), Some((read, counts, inserts))) = (self.trust.lack.take(), before) {
+            (self.read, self.counts, self.inserts, self.dropped) = (read, counts, inserts, copied);
+            self.held = input.into();
+            return Err(lack);
         }
         let out = if edit.is_unchanged() {
             input.slice(..hold)
@@ -471,16 +480,66 @@ impl Rewriter {
         Ok(out)
     }
 
-    /// Edits what is decided, and tells where that ends.
+    /// Edits what is decided, and tells where that ends. Where something is lacking, nothing that was done counts.
     fn edit(&mut self, edit: &mut Edit<'_>, last: bool) -> usize {
+        let mut progress = Progress::default();
+        self.trust.from = 0;
+        loop {
+            let before = self.checkpoint(edit, progress);
+            let hold = self.edit_part(edit, &mut progress, last);
+            self.trust.verify(&self.hosts, &self.unlawful);
+            let was_deceived = std::mem::take(&mut self.trust.was_deceived);
+            if self.trust.lack.is_some() {
+                return 0;
+            }
+            if was_deceived {
+                self.trust.from = progress.from;
+                progress = self.restore(before, edit);
+                continue;
+            }
+            if let Some(hold) = hold {
+                return hold;
+            }
+            // Where some were, there may be more.
+            if !self.trust.on && self.counts.removed > before.counts.removed + 1 {
+                self.trust.from = progress.from + (progress.from - before.progress.from);
+            }
+        }
+    }
+
+    fn checkpoint(&self, edit: &Edit<'_>, progress: Progress) -> Checkpoint {
+        Checkpoint {
+            progress,
+            out: edit.out.len(),
+            copied: edit.copied,
+            inserts: edit.inserts.clone(),
+            read: self.read,
+            counts: self.counts.clone(),
+        }
+    }
+
+    fn restore(&mut self, to: Checkpoint, edit: &mut Edit<'_>) -> Progress {
+        edit.out.truncate(to.out);
+        (edit.copied, edit.inserts) = (to.copied, to.inserts);
+        (self.read, self.counts) = (to.read, to.counts);
+        to.progress
+    }
+
+    /// Edits on until enough images are trusted, or enough are not; tells where that ends which is decided, once it knows.
+    fn edit_part(&mut self, edit: &mut Edit<'_>, progress: &mut Progress, last: bool) -> Option<usize> {
         let input = edit.input;
-        let mut from = 0;
-        // Nothing before it can begin a URL any more.
-        let mut settled = 0;
-        while let Some(Found { head, authority: plain, next }) = self.next_head(input, from) {
-            from = next;
+        let Progress { from, settled } = progress;
+        let has_reports = !self.unlawful.is_empty();
+        self.trust.on = has_reports && *from >= self.trust.from;
+        loop {
+            let is_enough = if self.trust.on { self.trust.images.len() >= TRUSTED } else { *from >= self.trust.from };
+            if has_reports && is_enough {
+                return None;
+            }
+            let Some(Found { head, authority: plain, next }) = self.next_head(input, *from) else { break };
+            *from = next;
             // The scheme went with the URL before, or is a part of its host.
-            if head.start < settled || edit.drops(head.start) {
+            if head.start < *settled || edit.drops(head.start) {
                 continue;
             }
             // What comes into a URL around it ends it, as it will when it is seen again.
@@ -490,10 +549,10 @@ impl Rewriter {
                 _ => match authority(seen, &head, last) {
                     Ok(Some(authority)) => authority,
                     Ok(None) => continue,
-                    Err(More) => return head.start,
+                    Err(More) => return Some(head.start),
                 },
             };
-            let Ok(verdict) = self.judge(seen, &head, authority, last) else { return head.start };
+            let Ok(verdict) = self.judge(seen, &head, authority, last) else { return Some(head.start) };
             match verdict {
                 // What looks like its host may be the scheme of another.
                 Verdict::Leave => {}
@@ -503,11 +562,11 @@ impl Rewriter {
                     style.write(self.rules.placeholder.as_bytes(), style.ampersand(), &mut edit.out);
                     edit.skip_to(end);
                     self.counts.removed += 1;
-                    (from, settled) = (end, end);
+                    (*from, *settled) = (end, end);
                 }
                 Verdict::Rewrite { rule: place, inserts } => {
                     let Some(rule) = self.rules.rules.get(place) else { continue };
-                    (from, settled) = (authority.end, authority.end);
+                    (*from, *settled) = (authority.end, authority.end);
                     let name = input.get(head.start..head.start + head.scheme).unwrap_or_default();
                     if let Some(scheme) = rule.scheme.filter(|scheme| !name.is_empty() && scheme.as_bytes() != name) {
                         edit.copy_to(head.start);
@@ -532,14 +591,14 @@ impl Rewriter {
                 }
             }
         }
-        match last {
+        Some(match last {
             true => input.len(),
             // A host may go on in the next piece.
-            false => match self.last_head(input, settled) {
+            false => match self.last_head(input, *settled) {
                 Some(head) => head.start,
-                None => unfinished(input, settled),
+                None => unfinished(input, *settled),
             },
-        }
+        })
     }
 
     /// The next URL that may concern us.
