@@ -142,7 +142,7 @@ impl Standing {
     pub(crate) async fn learn(self, lack: Lack) -> Result<(), Problem> {
         let db = db().await?;
         let filter = match lack {
-            Lack::Filter => store::filter(db, self.mark.generation).await?,
+            Lack::Filter => store::bloom(db, self.mark.generation).await?,
             Lack::Keys => None,
         };
         match filter {
@@ -183,10 +183,20 @@ pub(crate) async fn look_again() -> Result<Standing, Problem> {
         gather(db).await?;
         news = store::news(db, since).await?;
     }
-    let News { mark, rules, hosts } = news;
+    let News { mut mark, rules, mut hosts } = news;
     let rules = match &before {
         Some(standing) if standing.mark.rules_version == mark.rules_version => standing.rules.clone(),
-        _ => Arc::new(stored_rules(db, rules, &mark, at_ms).await?),
+        _ => {
+            let is_late = is_late(rules.as_ref(), &mark, at_ms);
+            let rules = parsed(rules.as_ref()).await?;
+            if is_late {
+                rekey(db, &rules).await?;
+                let after = store::news(db, since).await?;
+                // The set is the one that was read, whatever has come meanwhile.
+                (mark, hosts) = (Mark { rules_version: mark.rules_version, ..after.mark }, after.hosts);
+            }
+            Arc::new(rules)
+        }
     };
     let unlawful = match &before {
         Some(standing) if (standing.mark.generation, standing.mark.seq) == (mark.generation, mark.seq) => {
@@ -221,19 +231,20 @@ pub(crate) async fn look_again() -> Result<Standing, Problem> {
     Ok(standing)
 }
 
-async fn stored_rules(db: &Db, stored: Option<RuleSet>, mark: &Mark, now_ms: i64) -> Result<Rules, Problem> {
-    let text = stored.as_ref().map_or(Rules::DEFAULT, |set| &set.text);
-    let rules = Rules::parse(text.as_bytes(), keys().await?).map_err(|faults| {
+/// The set that is kept, or the one that is compiled in.
+async fn parsed(stored: Option<&RuleSet>) -> Result<Rules, Problem> {
+    let text = stored.map_or(Rules::DEFAULT, |set| &set.text);
+    Rules::parse(text.as_bytes(), keys().await?).map_err(|faults| {
         let faults = faults.into_iter().map(|fault| Fault::at(format!("/stored{}", fault.pointer), fault.detail));
         misconfigured(faults.collect())
-    })?;
-    // Whoever kept the set makes the reports' keys anew by it; if they could not, we do. Those of an older release have a
-    // version below all sets, and nobody else is at them.
-    let is_late = stored.is_none_or(|set| now_ms - set.stored_at_ms > MENDED_AFTER_MS);
-    if mark.keys_version < 0 || (is_late && mark.keys_version < mark.rules_version) {
-        rekey(db, &rules).await?;
-    }
-    Ok(rules)
+    })
+}
+
+/// Whether the reports' keys are still to be made anew by a set. Whoever kept the set does; if they could not, we do. Those
+/// of an older release have a version below all sets, and nobody else is at them.
+fn is_late(stored: Option<&RuleSet>, mark: &Mark, now_ms: i64) -> bool {
+    let is_abandoned = stored.is_none_or(|set| now_ms - set.stored_at_ms > MENDED_AFTER_MS);
+    mark.keys_version < 0 || (is_abandoned && mark.keys_version < mark.rules_version)
 }
 
 /// Makes the keys of all reports anew by these rules, as a new rule gives an image another address.

@@ -34,8 +34,8 @@ struct KnownAs<'a> {
 }
 
 impl Outcome<'_> {
-    /// Writes the line.
-    pub(crate) fn log(&self, outcome: &str) {
+    /// Writes the line, with what there is to say of it.
+    pub(crate) fn log(&self, outcome: &str, detail: Option<&str>) {
         let counted = self.rules.rules.iter().zip(&self.counts.rewritten).filter(|(_, count)| **count > 0);
         let known_as = KnownAs {
             rewritten: counted.map(|(rule, count)| (rule.name.as_str(), *count)).collect(),
@@ -44,7 +44,7 @@ impl Outcome<'_> {
             rules_version: self.rules.version,
         };
         let key = self.context.map_or("*", Context::as_str);
-        Line { known_as, what: "body", key, outcome, detail: None, took: self.took, path: self.path, version: VERSION }
+        Line { known_as, what: "body", key, outcome, detail, took: self.took, path: self.path, version: VERSION }
             .write();
     }
 }

@@ -66,7 +66,7 @@ async fn take(payload: &Bytes) -> Result<(), Problem> {
         path: EntryPath::Redis,
         took: started.elapsed(),
     }
-    .log("rewritten");
+    .log("rewritten", None);
     Ok(())
 }
 

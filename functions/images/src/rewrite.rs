@@ -1,7 +1,7 @@
 //! The rewriter: bytes in, bytes out, as they come.
 //!
 //! It holds back what may belong to a URL that is not yet there as a whole, at most [`URL_MAX`] and a few hundred bytes
-//! of a body; what it has not changed goes out in the piece that it came in. Where a URL begins and what its host is
+//! of a body, and a piece for which something of the reports is to be read first; what it has not changed goes out in the piece that it came in. Where a URL begins and what its host is
 //! are told by docs/images.md, and once more, slowly, by the oracle of the tests.
 
 use std::{cmp::Reverse, ops::Range, sync::Arc};
@@ -427,6 +427,12 @@ impl Rewriter {
         &self.counts
     }
 
+    /// Forgets what it has read of the reports.
+    #[cfg(test)]
+    pub(crate) fn forget(&mut self, unlawful: Arc<Unlawful>) {
+        self.unlawful = unlawful;
+    }
+
     /// How many bytes it holds back, and what is to be inserted into them.
     #[cfg(test)]
     pub(crate) fn held(&self) -> (usize, usize) {
@@ -455,14 +461,17 @@ impl Rewriter {
         };
         self.read.base = self.counts.bytes - input.len() as u64;
         let (copied, inserts) = (std::mem::take(&mut self.dropped), std::mem::take(&mut self.inserts));
-        let before = (!self.unlawful.is_empty()).then(|| (self.read, self.counts.clone(), inserts.clone()));
         let mut edit = Edit { input: &input, out: Vec::new(), copied, inserts };
-        let hold = self.edit(&mut edit, last);
-        if let (Some(lack), Some((read, counts, inserts))) = (self.trust.lack.take(), before) {
-            (self.read, self.counts, self.inserts, self.dropped) = (read, counts, inserts, copied);
-            self.held = input.into();
-            return Err(lack);
-        }
+        let before = self.checkpoint(&edit, Progress::default());
+        let hold = match self.edit(&mut edit, last) {
+            Ok(hold) => hold,
+            Err(lack) => {
+                self.restore(before, &mut edit);
+                (self.dropped, self.inserts) = (edit.copied, edit.inserts);
+                self.held = input.into();
+                return Err(lack);
+            }
+        };
         let out = if edit.is_unchanged() {
             input.slice(..hold)
         } else {
@@ -480,8 +489,8 @@ impl Rewriter {
         Ok(out)
     }
 
-    /// Edits what is decided, and tells where that ends. Where something is lacking, nothing that was done counts.
-    fn edit(&mut self, edit: &mut Edit<'_>, last: bool) -> usize {
+    /// Edits what is decided, and tells where that ends.
+    fn edit(&mut self, edit: &mut Edit<'_>, last: bool) -> Result<usize, Lack> {
         let mut progress = Progress::default();
         self.trust.from = 0;
         loop {
@@ -489,8 +498,8 @@ impl Rewriter {
             let hold = self.edit_part(edit, &mut progress, last);
             self.trust.verify(&self.hosts, &self.unlawful);
             let was_deceived = std::mem::take(&mut self.trust.was_deceived);
-            if self.trust.lack.is_some() {
-                return 0;
+            if let Some(lack) = self.trust.lack.take() {
+                return Err(lack);
             }
             if was_deceived {
                 self.trust.from = progress.from;
@@ -498,7 +507,7 @@ impl Rewriter {
                 continue;
             }
             if let Some(hold) = hold {
-                return hold;
+                return Ok(hold);
             }
             // Where some were, there may be more.
             if !self.trust.on && self.counts.removed > before.counts.removed + 1 {

@@ -102,8 +102,8 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
             // Of no keys.
             "INSERT INTO images_unlawful_filter
             SELECT 1, generation, hosts, zeroblob(2048) FROM images_unlawful WHERE keys = x''",
-            // As if made by no rules yet: they are gathered anew, with a filter.
-            "UPDATE images_unlawful SET rules_version = -1 WHERE EXISTS (SELECT 1 FROM images_violations)",
+            // They are gathered anew, with a filter.
+            "UPDATE images_unlawful SET dirty_at_ms = 1 WHERE dirty_at_ms = 0 AND keys <> x''",
         ],
     },
 ];
@@ -228,7 +228,7 @@ pub(crate) async fn hosts(db: &Db) -> Result<Vec<String>, DbError> {
 }
 
 /// The filter of the gathered reports' keys, if it was made with them.
-pub(crate) async fn filter(db: &Db, generation: i64) -> Result<Option<Bloom>, DbError> {
+pub(crate) async fn bloom(db: &Db, generation: i64) -> Result<Option<Bloom>, DbError> {
     const SQL: &str = "SELECT filter FROM images_unlawful_filter WHERE generation = $1";
     let row = db.query_one(SQL, [generation.into()]).await?;
     row.map(|row| Ok(Bloom::from_bytes(row.into_blob()?))).transpose()
@@ -472,7 +472,7 @@ mod tests {
     async fn known(db: &Db) -> Unlawful {
         let generation = mark(db).await.unwrap().generation;
         let unlawful = Unlawful::on(hosts(db).await.unwrap().iter().map(String::as_str));
-        if let Some(filter) = filter(db, generation).await.unwrap() {
+        if let Some(filter) = bloom(db, generation).await.unwrap() {
             unlawful.learn_filter(filter);
         }
         unlawful.learn_keys(gathered_keys(db).await.unwrap().into());
@@ -534,20 +534,20 @@ mod tests {
         let generation = async || mark(&db).await.unwrap().generation;
         let of = |keys: &[u8]| Some(Bloom::of(keys, 2));
         let keys = gathered_keys(&db).await.unwrap();
-        assert_eq!(filter(&db, generation().await).await.unwrap(), of(&keys));
+        assert_eq!(bloom(&db, generation().await).await.unwrap(), of(&keys));
         let told = async || news(&db, None).await.unwrap().hosts;
         assert_eq!(told().await, Some(vec!["one.example.com".to_owned()]));
         // What was taken back leaves none, and what is gathered has one again.
         assert_eq!(take_back(&db, Which::Id(&id), 2_000).await.unwrap(), 1);
-        assert_eq!((filter(&db, generation().await).await.unwrap(), told().await), (None, None));
+        assert_eq!((bloom(&db, generation().await).await.unwrap(), told().await), (None, None));
         assert!(gather(&db, generation().await, 0).await.unwrap());
         let fewer = gathered_keys(&db).await.unwrap();
         assert!(fewer.len() < keys.len());
-        assert_eq!(filter(&db, generation().await).await.unwrap(), of(&fewer));
+        assert_eq!(bloom(&db, generation().await).await.unwrap(), of(&fewer));
         // An earlier release gathers without one.
         let earlier = "UPDATE images_unlawful SET generation = generation + 1, keys = $1, hosts = 'a b' WHERE id = 1";
         db.execute(earlier, [keys.into()]).await.unwrap();
-        assert_eq!((filter(&db, generation().await).await.unwrap(), told().await), (None, None));
+        assert_eq!((bloom(&db, generation().await).await.unwrap(), told().await), (None, None));
         assert_eq!(hosts(&db).await.unwrap(), ["a", "b"]);
         assert!(holds(&db, "/a.jpg").await);
     }

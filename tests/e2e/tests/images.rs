@@ -55,6 +55,11 @@ async fn known_everywhere() {
     sleep(Duration::from_secs(1)).await;
 }
 
+/// Until no instance is left that has read anything: they are dropped after a second without work.
+async fn forgotten_everywhere() {
+    sleep(Duration::from_millis(2_500)).await;
+}
+
 async fn rewrite(app: &App, query: &str, body: impl Into<reqwest::Body>) -> Result<Response> {
     Ok(app.post(&format!("/images/rewrite{query}")).body(body).send().await?.error_for_status()?)
 }
@@ -535,17 +540,17 @@ async fn one_of_many_unlawful_images_is_found_whatever_an_instance_has_read_of_t
     let (unlawful, lawful) =
         ("https://img10.360buyimg.com/reported/29999.jpg", "https://img10.360buyimg.com/kept/1.jpg");
     let kept = lawful.replace("img10.360buyimg.com", "img.hospital.example");
-    // An instance is dropped after a second without work.
+    forgotten_everywhere().await;
     assert_eq!(rewritten(&app, "", &format!("{unlawful} {lawful}")).await?, format!("{PLACEHOLDER} {kept}"));
-    known_everywhere().await;
+    forgotten_everywhere().await;
     assert_eq!(rewritten(&app, "", lawful).await?, kept);
     let escaped = |url: &str| url.replace('/', "\\/");
     assert_eq!(rewritten(&app, "", &escaped(unlawful)).await?, escaped(PLACEHOLDER));
-    known_everywhere().await;
+    forgotten_everywhere().await;
     let many = |url: &str| format!("<img src={url}> 图 ").repeat(30_000);
     let long = many(lawful) + unlawful + &many(lawful);
     assert!(rewritten(&app, "", &long).await? == many(&kept) + PLACEHOLDER + &many(&kept));
-    known_everywhere().await;
+    forgotten_everywhere().await;
     let path = format!("/images/fetch/{}/a", url.strip_prefix("http://").unwrap());
     let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build()?;
     let fetched = client.get(app.runtime.url(&path)).bearer_auth(API_TOKEN).send().await?;
@@ -563,16 +568,27 @@ async fn one_of_many_unlawful_images_is_found_whatever_an_instance_has_read_of_t
 async fn a_body_is_not_let_through_when_the_reports_cannot_be_read() -> Result<()> {
     let app = app().await?;
     keep_reports(&app, 300).await?;
-    let damage = "UPDATE images_unlawful_filter SET filter = 'none'";
-    Connection::open(app.runtime.state_dir().join("sqlite_db.db"))?.execute_batch(damage)?;
-    let other = "https://stamps.example.com/a.jpg";
+    let damage = |filter: &str| {
+        let database = Connection::open(app.runtime.state_dir().join("sqlite_db.db"))?;
+        database.execute_batch(&format!("UPDATE images_unlawful_filter SET filter = {filter}"))
+    };
+    let (reported, other) = ("https://img10.360buyimg.com/reported/7.jpg", "https://stamps.example.com/a.jpg");
+    damage("'none'")?;
+    forgotten_everywhere().await;
     assert_eq!(rewritten(&app, "", other).await?, other);
-    let (status, problem) = app.answer("/images/rewrite", OLD.to_owned()).await?;
+    let (status, problem) = app.answer("/images/rewrite", reported.to_owned()).await?;
     assert_eq!((status, problem["type"].as_str()), (500, Some("urn:clinic:problem:internal")), "{problem}");
-    let long = format!("{other} ").repeat(30_000) + OLD + &" ".repeat(1 << 20);
+    let long = format!("{other} ").repeat(30_000) + reported + &" ".repeat(1 << 20);
     let broken = rewrite(&app, "", long).await;
     assert!(broken.is_err() || broken?.bytes().await.is_err());
-    app.runtime.wait_for_log("images", PATIENCE, |line| line["outcome"] == "broken").await?;
+    let failed = |line: &Value| line["outcome"] == "failed" && line["detail"].is_string();
+    app.runtime.wait_for_log("images", PATIENCE, failed).await?;
+    let is_long = |line: &Value| failed(line) && line["bytes"].as_u64() > Some(500_000);
+    app.runtime.wait_for_log("images", PATIENCE, is_long).await?;
+    // A filter that tells nothing hides nothing.
+    damage("x''")?;
+    forgotten_everywhere().await;
+    assert_eq!(rewritten(&app, "", reported).await?, PLACEHOLDER);
     Ok(())
 }
 
@@ -593,18 +609,55 @@ async fn a_report_of_an_older_release_holds_after_an_update() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test]
+async fn reports_that_were_gathered_without_a_filter_get_one() -> Result<()> {
+    let mut app = app().await?;
+    keep_reports(&app, 300).await?;
+    app.runtime.stop().await;
+    Connection::open(app.runtime.state_dir().join("sqlite_db.db"))?
+        .execute_batch(&format!("{WITHOUT_FILTER} AND version > 4"))?;
+    app.runtime.restart().await?;
+    let reported = "https://img10.360buyimg.com/reported/7.jpg";
+    assert_eq!(rewritten(&app, "", &format!("{reported} {OLD}")).await?, format!("{PLACEHOLDER} {NEW}"));
+    let sql = "SELECT u.dirty_at_ms, u.rules_version, length(f.filter) > 0
+        FROM images_unlawful AS u JOIN images_unlawful_filter AS f ON f.generation = u.generation";
+    let database = Connection::open(app.runtime.state_dir().join("sqlite_db.db"))?;
+    let state = database.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    assert_eq!(state, (0, 2, true));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_set_of_rules_that_nobody_finished_is_finished_before_the_first_body() -> Result<()> {
+    let mut app = app().await?;
+    keep_reports(&app, 300).await?;
+    app.runtime.stop().await;
+    // Whoever kept it was gone before the reports had their new addresses.
+    let set = json!({"version": 3, "placeholder": PLACEHOLDER, "rules": [
+        {"name": "a", "from": ["img10.360buyimg.com"], "to": "another.example", "contexts": ["*"]}]});
+    Connection::open(app.runtime.state_dir().join("sqlite_db.db"))?
+        .execute("INSERT INTO images_rules (version, text, stored_at_ms) VALUES (3, ?1, 0)", [set.to_string()])?;
+    app.runtime.restart().await?;
+    let body = "https://another.example/reported/7.jpg https://another.example/a.jpg";
+    assert_eq!(rewritten(&app, "", body).await?, format!("{PLACEHOLDER} https://another.example/a.jpg"));
+    Ok(())
+}
+
+/// Undoes migration 5 of images.
+const WITHOUT_FILTER: &str = "DROP TRIGGER images_unlawful_filtered;
+    DROP TABLE images_unlawful_filter;
+    ALTER TABLE images_unlawful DROP COLUMN filter;
+    DELETE FROM schema_versions WHERE owner = 'images'";
+
 /// Starts the application again on a database as the release before migration 3 of images left it.
 async fn make_old(app: &mut App) -> Result<()> {
     app.runtime.stop().await;
-    Connection::open(app.runtime.state_dir().join("sqlite_db.db"))?.execute_batch(
+    Connection::open(app.runtime.state_dir().join("sqlite_db.db"))?.execute_batch(&format!(
         "UPDATE images_violations SET keys = '00000000000000aa', image = '00000000000000aa';
         UPDATE images_unlawful SET rules_version = 0, generation = generation + 1, keys = x'';
         CREATE INDEX images_violations_image ON images_violations (image);
-        DROP TRIGGER images_unlawful_filtered;
-        DROP TABLE images_unlawful_filter;
-        ALTER TABLE images_unlawful DROP COLUMN filter;
-        DELETE FROM schema_versions WHERE owner = 'images' AND version > 2;",
-    )?;
+        {WITHOUT_FILTER} AND version > 2;",
+    ))?;
     app.runtime.restart().await
 }
 

@@ -1,6 +1,7 @@
 //! A body that is rewritten while it passes: each piece is asked for when the one before it is taken.
 
 use std::{
+    error::Error as _,
     pin::Pin,
     task::{Context, Poll, ready},
     time::Instant,
@@ -96,12 +97,18 @@ impl Rewritten {
         Poll::Ready(learnt.map(|()| Bytes::new()).map_err(axum::Error::new))
     }
 
-    fn end(&mut self, outcome: &str) {
+    /// It broke off, or we could not read what is to be known first.
+    fn fail(&mut self, error: &axum::Error) {
+        let ours = error.source().and_then(|source| source.downcast_ref::<Problem>()).map(Problem::sentence);
+        self.end(if ours.is_some() { "failed" } else { "broken" }, ours.as_deref());
+    }
+
+    fn end(&mut self, outcome: &str, detail: Option<&str>) {
         if !std::mem::replace(&mut self.ended, true) {
             let took = self.started.elapsed();
             let counts = self.rewriter.counts();
             Outcome { rules: &self.standing.rules, context: self.context, counts, path: EntryPath::Http, took }
-                .log(outcome);
+                .log(outcome, detail);
         }
     }
 }
@@ -121,7 +128,7 @@ impl http_body::Body for Rewritten {
             let piece = match ready!(self.poll_piece(context)) {
                 Ok(piece) => piece,
                 Err(error) => {
-                    self.end("broken");
+                    self.fail(&error);
                     return Poll::Ready(Some(Err(error)));
                 }
             };
@@ -129,7 +136,7 @@ impl http_body::Body for Rewritten {
             match self.rewriter.push(piece, last) {
                 Ok(rewritten) => {
                     if last {
-                        self.end("rewritten");
+                        self.end("rewritten", None);
                     }
                     if !rewritten.is_empty() {
                         return Poll::Ready(Some(Ok(Frame::data(rewritten))));
@@ -145,6 +152,6 @@ impl http_body::Body for Rewritten {
 impl Drop for Rewritten {
     /// Whoever was to get it is gone.
     fn drop(&mut self) {
-        self.end("abandoned");
+        self.end("abandoned", None);
     }
 }

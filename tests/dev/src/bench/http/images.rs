@@ -15,7 +15,7 @@ pub(crate) fn cases(clients: u32) -> Vec<Case> {
     vec![Case { name: "images/rewrite, 1 KB", request: small(), clients, unit: "bodies", units_per_request: 1, check }]
 }
 
-fn check(answer: &str) -> Result<()> {
+pub(crate) fn check(answer: &str) -> Result<()> {
     ensure!(answer.contains("https://img.hospital.example/pop/jfs/0.jpg"), "the URL is not rewritten: {answer}");
     Ok(())
 }

@@ -151,7 +151,7 @@ async fn measure(case: &Case, settings: &Settings, runtime: &Runtime, wrk: &Wrk)
 }
 
 /// The text that a request is answered with 2xx.
-async fn answer(runtime: &Runtime, request: &Request) -> Result<String> {
+pub(crate) async fn answer(runtime: &Runtime, request: &Request) -> Result<String> {
     let client = http_client(ANSWER_TIMEOUT);
     let url = runtime.url(request.path);
     let mut sending = match &request.body {

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::Case;
 use crate::bench::Settings;
 use crate::bench::http::wrk::{Sample, Wrk};
-use crate::bench::http::{Request, baseline, images};
+use crate::bench::http::{Request, answer, baseline, images};
 use crate::bench::report::{Report, Spread, thousands};
 
 /// More rounds than these take long and tell little.
@@ -23,6 +23,9 @@ pub(super) async fn bench(cases: &[Case], settings: &Settings, report: &mut Repo
         let url = case.runtime.url(request.path());
         wrk.run(&url, &request.renumbered(), settings.clients, settings.seconds).await.with_context(|| case.name)
     };
+    for case in &cases {
+        images::check(&answer(&case.runtime, &images::small()).await?).context(case.name)?;
+    }
     let mut rounds = Vec::new();
     // The first is to warm up.
     for number in 0..=settings.rounds.min(ROUNDS) as usize {
