@@ -144,7 +144,7 @@ pub(crate) struct Bloom(Vec<u8>);
 
 /// The bytes of a word, little-endian.
 const WORD: usize = 8;
-/// Paths for each word of the filter, about, so that 1 in 300 of the others passes: of 100,000 it has 260 KB.
+/// Paths for each word of the filter, about, so that 1 in 400 of the others passes: of 100,000 it has 260 KB.
 const FILTERED: usize = 3;
 /// The filter has at most so many words: a megabyte.
 const FILTER_MAX: usize = 1 << 17;
