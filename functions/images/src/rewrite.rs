@@ -1,8 +1,9 @@
 //! The rewriter: bytes in, bytes out, as they come.
 //!
 //! It holds back what may belong to a URL that is not yet there as a whole, at most [`URL_MAX`] and a few hundred bytes
-//! of a body, and a piece for which something of the reports is to be read first; what it has not changed goes out in the piece that it came in. Where a URL begins and what its host is
-//! are told by docs/images.md, and once more, slowly, by the oracle of the tests.
+//! of a body, and a piece for which something of the reports is to be read first; what it has not changed goes out in
+//! the piece that it came in. Where a URL begins and what its host is are told by docs/images.md, and once more, slowly,
+//! by the oracle of the tests.
 
 use std::{cmp::Reverse, ops::Range, sync::Arc};
 

@@ -33,7 +33,7 @@ pub(crate) struct Request {
 }
 
 impl Request {
-    pub(crate) fn get(path: &'static str) -> Self {
+    fn get(path: &'static str) -> Self {
         Self { path, headers: Vec::new(), body: None, numbered_from: None }
     }
 

@@ -13,17 +13,15 @@ use crate::bench::report::{Report, Spread, thousands};
 /// More rounds than these take long and tell little.
 const ROUNDS: u32 = 10;
 
-/// Measures the cases without rules that cost more by themselves, and tells the figures.
+/// Measures every case, and tells the figures.
 pub(super) async fn bench(cases: &[Case], settings: &Settings, report: &mut Report) -> Result<()> {
-    let of_reports = cases.iter().enumerate().filter(|(place, case)| *place == 0 || case.name.contains("reports"));
-    let cases: Vec<_> = of_reports.map(|(_, case)| case).collect();
     let first = cases.first().context("there are cases")?;
     let wrk = Wrk::new()?;
     let sample = async |case: &Case, request: &Request| {
         let url = case.runtime.url(request.path());
         wrk.run(&url, &request.renumbered(), settings.clients, settings.seconds).await.with_context(|| case.name)
     };
-    for case in &cases {
+    for case in cases {
         images::check(&answer(&case.runtime, &images::small()).await?).context(case.name)?;
     }
     let mut rounds = Vec::new();
@@ -34,7 +32,7 @@ pub(super) async fn bench(cases: &[Case], settings: &Settings, report: &mut Repo
         // Each process begins a round in its turn.
         for turn in 0..cases.len() {
             let place = (turn + number) % cases.len();
-            samples[place] = sample(cases[place], &images::small()).await?;
+            samples[place] = sample(&cases[place], &images::small()).await?;
         }
         if number > 0 {
             rounds.push((hello, samples));
