@@ -37,12 +37,16 @@ pub(crate) const fn is_host(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_') || byte >= 128
 }
 
+/// Which bytes are from `low` to `high`.
+fn within(bytes: u8x16, low: u8, high: u8) -> u8x16 {
+    // Those below `low` are far above it then.
+    let above = bytes - u8x16::splat(low);
+    above.min(u8x16::splat(high - low)).simd_eq(above)
+}
+
 /// [`is_host`] of 16 bytes, the first in the lowest bit.
 fn are_host(bytes: [u8; LANES]) -> u32 {
     let bytes = u8x16::new(bytes);
-    let within = |bytes: u8x16, low: u8, high: u8| {
-        bytes.max(u8x16::splat(low)).simd_eq(bytes) & bytes.min(u8x16::splat(high)).simd_eq(bytes)
-    };
     let letter = within(bytes | u8x16::splat(0x20), b'a', b'z');
     // `/` stands between `.` and the digits.
     let rest = within(bytes, b'-', b'9') & !bytes.simd_eq(u8x16::splat(b'/'));
@@ -97,9 +101,6 @@ pub(crate) fn path_run(bytes: &[u8], most: usize) -> Option<usize> {
 
 fn are_path(bytes: [u8; LANES]) -> u32 {
     let bytes = u8x16::new(bytes);
-    let within = |bytes: u8x16, low: u8, high: u8| {
-        bytes.max(u8x16::splat(low)).simd_eq(bytes) & bytes.min(u8x16::splat(high)).simd_eq(bytes)
-    };
     let is = |byte: u8| bytes.simd_eq(u8x16::splat(byte));
     let letter = within(bytes | u8x16::splat(0x20), b'a', b'z');
     // From `-` to `9` there are just these.

@@ -629,6 +629,8 @@ fn reports() -> Vec<Image> {
         "https://s.example.org/x%20y.jpg",
         "http://foreign.example.net/a.jpg",
         "https://signed.example.com/b/c.jpg",
+        "https://img10.360buyimg.com/a/path/as/long/as/most/are/0123456789.jpg",
+        "https://img10.360buyimg.com/one/that/is/longer/than/what/is/read/of/a/path/at/once/0123456789.jpg",
     ]
     .map(|url| Image::parse(url).unwrap())
     .into()
@@ -861,6 +863,10 @@ fn piece() -> impl Strategy<Value = Vec<u8>> {
             "/a.jpg",
             "/b/c.jpg?w=1",
             "/x%20y.jpg",
+            "/a/path/as/long/as/most/are/0123456789.jpg",
+            "/a/path/as/long/as/most/are/%30123456789.jpg",
+            "\\/a\\/path\\/as\\/long\\/as\\/most\\/are\\/0123456789.jpg",
+            "/a/path/as/long/as/most/are/0123456788.jpg",
             "\\/a.jpg",
             "\\/b\\/c.jpg",
             "\\u002Fa.jpg",
@@ -978,6 +984,8 @@ fn many_images() -> impl Strategy<Value = Shown> {
             "https://new.example.com/a.jpg\n",
             "https://img10.360buyimg.com/a.jpg/b ",
             "http://s.example.org/x.jpg\"",
+            "https://img10.360buyimg.com/a/path/as/long/as/most/are/0123456788.jpg ",
+            "https://img10.360buyimg.com/one/that/is/longer/than/what/is/read/of/a/path/at/once/0123456788.jpg ",
         ])
     };
     let reported = move || {
@@ -987,6 +995,8 @@ fn many_images() -> impl Strategy<Value = Shown> {
             "https:\\/\\/img10.360buyimg.com\\/a.jpg\"",
             "https://new.example.com/b/c.jpg?w=1 ",
             "http://s.example.org/x%20y.jpg ",
+            "https://new.example.com/a/path/as/long/as/most/are/0123456789.jpg ",
+            "https://img10.360buyimg.com/one/that/is/longer/than/what/is/read/of/a/path/at/once/0123456789.jpg ",
         ])
     };
     let others = prop::sample::select(vec![0_u32, 1, 5, 100]);

@@ -20,7 +20,7 @@ use crate::{
     media::Media,
     rules::{Caller, Fate, HOST_MAX, Rule, Rules},
     scan,
-    unlawful::{Lack, Unlawful, hash},
+    unlawful::{Lack, Unlawful, fingerprint, hash},
 };
 
 /// The most bytes, as they stand in the body, of a URL behind its host that is looked at as a whole.
@@ -95,44 +95,28 @@ pub(crate) struct Rewriter {
 }
 
 /// Images that were taken for lawful, to be asked for together: the memory that tells is far, and is asked for the next
-/// one while it fetches the one before. If one is not, that part of the piece is edited once more.
+/// one while it fetches the one before. If one may not be, that part of the piece is edited once more.
 #[derive(Default)]
 struct Trust {
     /// Whether to trust, and not to ask for each image on its own.
     on: bool,
     /// Not before this place of the piece.
     from: usize,
-    /// The place of each image's host, and its path's hash.
-    images: Vec<(usize, u64)>,
-    was_deceived: bool,
+    /// Of each image's path.
+    fingerprints: Vec<u32>,
     /// What would have told, where it is not there.
     lack: Option<Lack>,
 }
 
 impl Trust {
-    /// Asks for all of them.
-    fn verify(&mut self, hosts: &[Host], unlawful: &Unlawful) {
-        if !self.images.is_empty() {
-            let is_any = self.is_any(hosts, unlawful);
-            self.was_deceived |= self.settle(is_any);
-            self.images.clear();
+    /// Asks for all of them: whether any may be unlawful.
+    fn is_deceived(&mut self, unlawful: &Unlawful) -> bool {
+        if self.fingerprints.is_empty() {
+            return false;
         }
-    }
-
-    /// Whether any of them is unlawful.
-    fn is_any(&self, hosts: &[Host], unlawful: &Unlawful) -> Result<bool, Lack> {
-        let filter = unlawful.filter()?;
-        let reported = |place: usize| hosts.get(place).map_or(&[][..], |host| &host.reported);
-        // So many at once, and nothing waits for an answer in between.
-        let (many, rest) = self.images.as_chunks::<ASKED>();
-        let may_be =
-            |images: &&[(usize, u64); ASKED]| images.iter().fold(false, |any, (_, path)| any | filter.may_have(*path));
-        for (place, path) in many.iter().filter(may_be).flatten().chain(rest) {
-            if unlawful.has(reported(*place), *path)? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        let may_be = unlawful.filter().map(|filter| filter.may_have_any(&self.fingerprints));
+        self.fingerprints.clear();
+        self.settle(may_be)
     }
 
     /// Takes for lawful what cannot be told, and notes what is lacking.
@@ -146,9 +130,6 @@ impl Trust {
 
 /// How many images are trusted before they are asked for.
 const TRUSTED: usize = 64;
-
-/// How many images are asked for before anything depends on the answers.
-const ASKED: usize = 8;
 
 /// How far a body's URLs were read.
 #[derive(Clone, Copy, Default)]
@@ -497,8 +478,7 @@ impl Rewriter {
         loop {
             let before = self.checkpoint(edit, progress);
             let hold = self.edit_part(edit, &mut progress, last);
-            self.trust.verify(&self.hosts, &self.unlawful);
-            let was_deceived = std::mem::take(&mut self.trust.was_deceived);
+            let was_deceived = self.trust.is_deceived(&self.unlawful);
             if let Some(lack) = self.trust.lack.take() {
                 return Err(lack);
             }
@@ -542,7 +522,8 @@ impl Rewriter {
         let has_reports = !self.unlawful.is_empty();
         self.trust.on = has_reports && *from >= self.trust.from;
         loop {
-            let is_enough = if self.trust.on { self.trust.images.len() >= TRUSTED } else { *from >= self.trust.from };
+            let is_enough =
+                if self.trust.on { self.trust.fingerprints.len() >= TRUSTED } else { *from >= self.trust.from };
             if has_reports && is_enough {
                 return None;
             }
@@ -715,10 +696,6 @@ impl Rewriter {
         });
         // Where others are in the way, the first of them goes.
         let (place, is_known) = found.unwrap_or((first, false));
-        if !is_known {
-            // Those that are trusted know their hosts by these places.
-            self.trust.verify(&self.hosts, &self.unlawful);
-        }
         if let Some(host) = self.hosts.get_mut(place).filter(|_| !is_known) {
             host.learn(seen, &self.rules, &self.fates, &self.unlawful);
         }
@@ -739,7 +716,7 @@ impl Rewriter {
         if let (ByHost::UnlessReported(rule), Some(end), true) = (by_host, plain, self.trust.on) {
             self.read.note(head.start, end);
             let path = input.get(authority.end..end).unwrap_or_default();
-            self.trust.images.push((place, hash(path)));
+            self.trust.fingerprints.push(fingerprint(path));
             return Ok(by_rule(rule));
         }
         let before = self.read;
@@ -790,7 +767,7 @@ impl Rewriter {
         };
         let is_unlawful = match plain {
             _ if reported.is_empty() => Ok(false),
-            Some(_) => unlawful.has(reported, hash(path)),
+            Some(_) => unlawful.has(reported, path),
             None => unlawful.holds(reported, path, query, key),
         };
         if trust.settle(is_unlawful) {

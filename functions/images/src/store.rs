@@ -106,6 +106,13 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
             "UPDATE images_unlawful SET dirty_at_ms = 1 WHERE dirty_at_ms = 0 AND keys <> x''",
         ],
     },
+    Migration {
+        version: 6,
+        statements: &[
+            // Keys and filters are made otherwise, as by migration 3.
+            "UPDATE images_unlawful SET rules_version = -1 WHERE EXISTS (SELECT 1 FROM images_violations)",
+        ],
+    },
 ];
 
 /// Where everything stands: whether it has changed.

@@ -628,6 +628,27 @@ async fn reports_that_were_gathered_without_a_filter_get_one() -> Result<()> {
 }
 
 #[tokio::test]
+async fn keys_and_filters_that_were_made_otherwise_are_made_anew() -> Result<()> {
+    let mut app = app().await?;
+    keep_reports(&app, 300).await?;
+    app.runtime.stop().await;
+    let state = app.runtime.state_dir().join("sqlite_db.db");
+    // As the release before migration 6 of images left it: of what it made nothing is found.
+    Connection::open(&state)?.execute_batch(
+        "UPDATE images_violations SET keys = '00000000000000aa';
+        UPDATE images_unlawful SET keys = x'00000000000000aa', filter = zeroblob(2048);
+        DELETE FROM schema_versions WHERE owner = 'images' AND version > 5",
+    )?;
+    app.runtime.restart().await?;
+    let reported = "https://img10.360buyimg.com/reported/7.jpg";
+    assert_eq!(rewritten(&app, "", &format!("{reported} {OLD}")).await?, format!("{PLACEHOLDER} {NEW}"));
+    let version: i64 =
+        Connection::open(&state)?.query_row("SELECT rules_version FROM images_unlawful", [], |row| row.get(0))?;
+    assert_eq!(version, 2);
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_set_of_rules_that_nobody_finished_is_finished_before_the_first_body() -> Result<()> {
     let mut app = app().await?;
     keep_reports(&app, 300).await?;
