@@ -184,20 +184,16 @@ pub(crate) async fn look_again() -> Result<Standing, Problem> {
         news = store::news(db, since).await?;
     }
     let News { mut mark, rules, mut hosts } = news;
-    let rules = match &before {
-        Some(standing) if standing.mark.rules_version == mark.rules_version => standing.rules.clone(),
-        _ => {
-            let is_late = is_late(rules.as_ref(), &mark, at_ms);
-            let rules = parsed(rules.as_ref()).await?;
-            if is_late {
-                rekey(db, &rules).await?;
-                let after = store::news(db, since).await?;
-                // The set is the one that was read, whatever has come meanwhile.
-                (mark, hosts) = (Mark { rules_version: mark.rules_version, ..after.mark }, after.hosts);
-            }
-            Arc::new(rules)
-        }
+    let (rules, is_abandoned) = match &before {
+        Some(standing) if standing.mark.rules_version == mark.rules_version => (standing.rules.clone(), false),
+        _ => (Arc::new(parsed(rules.as_ref()).await?), is_abandoned(rules.as_ref(), &mark, at_ms)),
     };
+    if is_abandoned || mark.has_other_keys() {
+        rekey(db, &rules).await?;
+        let after = store::news(db, since).await?;
+        // The set is the one that was read, whatever has come meanwhile.
+        (mark, hosts) = (Mark { rules_version: mark.rules_version, ..after.mark }, after.hosts);
+    }
     let unlawful = match &before {
         Some(standing) if (standing.mark.generation, standing.mark.seq) == (mark.generation, mark.seq) => {
             standing.unlawful.clone()
@@ -240,11 +236,10 @@ async fn parsed(stored: Option<&RuleSet>) -> Result<Rules, Problem> {
     })
 }
 
-/// Whether the reports' keys are still to be made anew by a set. Whoever kept the set does; if they could not, we do. Those
-/// of an older release have a version below all sets, and nobody else is at them.
-fn is_late(stored: Option<&RuleSet>, mark: &Mark, now_ms: i64) -> bool {
-    let is_abandoned = stored.is_none_or(|set| now_ms - set.stored_at_ms > MENDED_AFTER_MS);
-    mark.keys_version < 0 || (is_abandoned && mark.keys_version < mark.rules_version)
+/// Whether the reports' keys are still to be made anew by a set. Whoever kept the set does; if they could not, we do.
+fn is_abandoned(stored: Option<&RuleSet>, mark: &Mark, now_ms: i64) -> bool {
+    let is_old = stored.is_none_or(|set| now_ms - set.stored_at_ms > MENDED_AFTER_MS);
+    is_old && mark.keys_version < mark.rules_version
 }
 
 /// Makes the keys of all reports anew by these rules, as a new rule gives an image another address.
@@ -268,7 +263,7 @@ pub(crate) async fn rekey(db: &Db, rules: &Rules) -> Result<(), Problem> {
 
 /// The rules by which the reports' keys were made; `None` where they cannot be read any more.
 async fn rules_before(db: &Db) -> Result<Option<Rules>, Problem> {
-    let version = store::mark(db).await?.keys_version;
+    let version = store::mark(db).await?.keys_made_by();
     let stored = store::rules(db, version).await?;
     let text = stored.as_ref().map_or(Rules::DEFAULT, |set| &set.text);
     Ok(Rules::parse(text.as_bytes(), keys().await?).ok())
@@ -283,8 +278,12 @@ pub(crate) async fn gather(db: &Db) -> Result<(), Problem> {
 }
 
 async fn gather_by(db: &Db, rules_version: Option<i64>) -> Result<(), Problem> {
-    for _ in 0..TRIES {
+    for tried in 0..TRIES {
         let mark = store::mark(db).await?;
+        // By others, meanwhile.
+        if tried > 0 && rules_version == Some(mark.keys_version) {
+            return Ok(());
+        }
         if store::gather(db, mark.generation, rules_version.unwrap_or(mark.keys_version)).await? {
             return Ok(());
         }

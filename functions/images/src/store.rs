@@ -109,8 +109,22 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
     Migration {
         version: 6,
         statements: &[
-            // Keys and filters are made otherwise, as by migration 3.
-            "UPDATE images_unlawful SET rules_version = -1 WHERE EXISTS (SELECT 1 FROM images_violations)",
+            // Keys and filters are made otherwise. By which rules they were made is still known.
+            "UPDATE images_unlawful SET generation = generation + 1, rules_version = -1 - rules_version
+            WHERE rules_version >= 0 AND EXISTS (SELECT 1 FROM images_violations)",
+            // What an earlier release writes, beside this one or after a rollback, is to be made anew, too: it alone writes
+            // `filter`, and `image`.
+            "DROP TRIGGER images_unlawful_filtered",
+            "ALTER TABLE images_unlawful ADD COLUMN bloom BLOB NOT NULL DEFAULT x''",
+            "CREATE TRIGGER images_unlawful_bloomed AFTER UPDATE OF bloom ON images_unlawful BEGIN
+            INSERT OR REPLACE INTO images_unlawful_filter VALUES (1, NEW.generation, NEW.hosts, NEW.bloom);
+        END",
+            "CREATE TRIGGER images_unlawful_by_earlier AFTER UPDATE OF filter ON images_unlawful BEGIN
+            UPDATE images_unlawful SET rules_version = -1 - rules_version WHERE id = 1 AND rules_version >= 0;
+        END",
+            "CREATE TRIGGER images_violations_by_earlier AFTER INSERT ON images_violations WHEN NEW.image <> '' BEGIN
+            UPDATE images_unlawful SET rules_version = -1 - rules_version WHERE id = 1 AND rules_version >= 0;
+        END",
         ],
     },
 ];
@@ -124,9 +138,21 @@ pub(crate) struct Mark {
     pub(crate) seq: i64,
     pub(crate) generation: i64,
     pub(crate) through_seq: i64,
-    /// The rules by which the piece's keys were made.
+    /// The rules by which the piece's keys were made; of those that are to be made anew, so many below -1.
     pub(crate) keys_version: i64,
     pub(crate) dirty_at_ms: i64,
+}
+
+impl Mark {
+    /// Whether another release made keys.
+    pub(crate) fn has_other_keys(&self) -> bool {
+        self.keys_version < 0
+    }
+
+    /// The rules by which the piece's keys were made, whoever made them.
+    pub(crate) fn keys_made_by(&self) -> i64 {
+        if self.has_other_keys() { -1 - self.keys_version } else { self.keys_version }
+    }
 }
 
 /// A [`Mark`]'s columns.
@@ -285,7 +311,7 @@ async fn gathered(db: &Db) -> Result<Gathered, DbError> {
 async fn replace(db: &Db, gathered: Gathered, generation: i64, rules_version: i64) -> Result<bool, DbError> {
     const WRITE: &str = "UPDATE images_unlawful
         SET generation = generation + 1, through_seq = $1, rules_version = $2, dirty_at_ms = 0, keys = $3, hosts = $4,
-            filter = $5
+            bloom = $5
         WHERE id = 1 AND generation = $6 RETURNING 1";
     let values: [Value; 6] = [
         gathered.through_seq.into(),
@@ -324,7 +350,7 @@ pub(crate) async fn rekey(db: &Db, of: &[(i64, Keys)]) -> Result<(), DbError> {
         hosts: String,
     }
     const SQL: &str = "UPDATE images_violations
-        SET keys = e.value ->> 'keys', hosts = e.value ->> 'hosts', image = substr(e.value ->> 'keys', 1, 16)
+        SET keys = e.value ->> 'keys', hosts = e.value ->> 'hosts', image = ''
         FROM json_each($1) AS e
         WHERE images_violations.seq = e.value ->> 'seq' AND images_violations.keys <> e.value ->> 'keys'";
     let entry =
@@ -338,7 +364,7 @@ pub(crate) async fn rekey(db: &Db, of: &[(i64, Keys)]) -> Result<(), DbError> {
 pub(crate) async fn report(db: &Db, report: &Report, keys: &Keys, now_ms: i64) -> Result<bool, DbError> {
     const SQL: &str = "INSERT INTO images_violations
             (id, url, doctor_id, patient_id, order_no, channel, reason, image, keys, hosts, reported_at_ms)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, '', $8, $9, $10)
         ON CONFLICT (id) DO NOTHING RETURNING 1";
     let text = |text: &String| Value::from(text.as_str());
     let values = [
@@ -349,7 +375,6 @@ pub(crate) async fn report(db: &Db, report: &Report, keys: &Keys, now_ms: i64) -
         text(&report.order_no),
         text(&report.channel),
         text(&report.reason),
-        hexadecimal(keys.images.get(..1).unwrap_or_default()).into(),
         hexadecimal(&keys.images).into(),
         keys.hosts.join(" ").into(),
         now_ms.into(),
@@ -557,6 +582,32 @@ mod tests {
         assert_eq!((bloom(&db, generation().await).await.unwrap(), told().await), (None, None));
         assert_eq!(hosts(&db).await.unwrap(), ["a", "b"]);
         assert!(holds(&db, "/a.jpg").await);
+    }
+
+    #[tokio::test]
+    async fn what_an_earlier_release_writes_is_to_be_made_anew() {
+        const GATHER: &str =
+            "UPDATE images_unlawful SET generation = generation + 1, through_seq = 9, rules_version = 7,
+            dirty_at_ms = 0, keys = x'00000000000000aa', hosts = 'a', filter = zeroblob(2048) WHERE id = 1";
+        const REPORT: &str = "INSERT INTO images_violations
+                (id, url, doctor_id, patient_id, order_no, channel, reason, image, keys, hosts, reported_at_ms)
+            VALUES ('x', 'https://one.example.com/c.jpg', '', '', '', '', 'x', '00000000000000aa', '00000000000000aa',
+                'one.example.com', 0) ON CONFLICT (id) DO NOTHING RETURNING 1";
+        let (db, _) = reported().await;
+        assert!(gather(&db, mark(&db).await.unwrap().generation, 7).await.unwrap());
+        for sql in [GATHER, REPORT] {
+            let before = mark(&db).await.unwrap();
+            assert!(!before.has_other_keys() && before.keys_made_by() == 7);
+            db.query(sql, []).await.unwrap();
+            let after = mark(&db).await.unwrap();
+            assert!(after.has_other_keys() && after.keys_made_by() == 7, "{sql}");
+            // Nobody takes its filter for one of ours, and who gathers what is there makes nothing good.
+            assert_eq!(bloom(&db, after.generation).await.unwrap().is_none(), sql == GATHER);
+            assert!(gather(&db, after.generation, after.keys_version).await.unwrap());
+            let gathered = mark(&db).await.unwrap();
+            assert_eq!((gathered.keys_version, gathered.keys_made_by()), (after.keys_version, 7));
+            assert!(gather(&db, gathered.generation, 7).await.unwrap());
+        }
     }
 
     #[tokio::test]

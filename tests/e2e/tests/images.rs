@@ -615,7 +615,7 @@ async fn reports_that_were_gathered_without_a_filter_get_one() -> Result<()> {
     keep_reports(&app, 300).await?;
     app.runtime.stop().await;
     Connection::open(app.runtime.state_dir().join("sqlite_db.db"))?
-        .execute_batch(&format!("{WITHOUT_FILTER} AND version > 4"))?;
+        .execute_batch(&format!("{WITHOUT_BLOOM} {WITHOUT_FILTER} AND version > 4"))?;
     app.runtime.restart().await?;
     let reported = "https://img10.360buyimg.com/reported/7.jpg";
     assert_eq!(rewritten(&app, "", &format!("{reported} {OLD}")).await?, format!("{PLACEHOLDER} {NEW}"));
@@ -628,23 +628,49 @@ async fn reports_that_were_gathered_without_a_filter_get_one() -> Result<()> {
 }
 
 #[tokio::test]
-async fn keys_and_filters_that_were_made_otherwise_are_made_anew() -> Result<()> {
-    let mut app = app().await?;
-    keep_reports(&app, 300).await?;
-    app.runtime.stop().await;
+async fn keys_that_were_made_otherwise_are_made_anew_by_the_rules_that_they_were_made_by() -> Result<()> {
+    let rules = |version: u64, to: &str| {
+        json!({"version": version, "placeholder": PLACEHOLDER, "rules": [
+            {"name": "a", "from": ["old.example.org"], "to": to, "contexts": ["*"]}]})
+    };
+    let mut app = App::http(|builder| builder).await?;
+    put(&app, rules(7, "one.example.org")).await?;
+    let report = json!({"url": "https://one.example.org/a.jpg", "reason": "违规"});
+    assert_eq!(app.answer("/images/violations", report.to_string()).await?.0, 201);
     let state = app.runtime.state_dir().join("sqlite_db.db");
-    // As the release before migration 6 of images left it: of what it made nothing is found.
-    Connection::open(&state)?.execute_batch(
-        "UPDATE images_violations SET keys = '00000000000000aa';
-        UPDATE images_unlawful SET keys = x'00000000000000aa', filter = zeroblob(2048);
-        DELETE FROM schema_versions WHERE owner = 'images' AND version > 5",
-    )?;
+    // Of what the release before migration 6 of images made nothing is found.
+    let make_old = || {
+        Connection::open(&state)?.execute_batch(&format!(
+            "{WITHOUT_BLOOM}
+            CREATE TRIGGER images_unlawful_filtered AFTER UPDATE OF filter ON images_unlawful BEGIN
+                INSERT OR REPLACE INTO images_unlawful_filter VALUES (1, NEW.generation, NEW.hosts, NEW.filter);
+            END;
+            UPDATE images_violations SET keys = '00000000000000aa', image = '00000000000000aa';
+            UPDATE images_unlawful SET keys = x'00000000000000aa', filter = zeroblob(2048), rules_version = 7;
+            DELETE FROM schema_versions WHERE owner = 'images' AND version > 5"
+        ))
+    };
+    app.runtime.stop().await;
+    make_old()?;
     app.runtime.restart().await?;
-    let reported = "https://img10.360buyimg.com/reported/7.jpg";
-    assert_eq!(rewritten(&app, "", &format!("{reported} {OLD}")).await?, format!("{PLACEHOLDER} {NEW}"));
-    let version: i64 =
-        Connection::open(&state)?.query_row("SELECT rules_version FROM images_unlawful", [], |row| row.get(0))?;
-    assert_eq!(version, 2);
+    let reported = "https://old.example.org/a.jpg https://one.example.org/a.jpg";
+    let both = format!("{PLACEHOLDER} {PLACEHOLDER}");
+    assert_eq!(rewritten(&app, "", reported).await?, both);
+    app.runtime.stop().await;
+    make_old()?;
+    app.runtime.restart().await?;
+    // Nobody has looked at the reports yet.
+    put(&app, rules(8, "two.example.org")).await?;
+    forgotten_everywhere().await;
+    assert_eq!(rewritten(&app, "", reported).await?, both);
+    assert_eq!(rewritten(&app, "", "https://two.example.org/a.jpg").await?, PLACEHOLDER);
+    // What an earlier release makes now is made anew as well.
+    Connection::open(&state)?.execute_batch(
+        "UPDATE images_violations SET keys = '00000000000000aa', image = '00000000000000aa';
+        UPDATE images_unlawful SET generation = generation + 1, keys = x'00000000000000aa', filter = zeroblob(2048)",
+    )?;
+    forgotten_everywhere().await;
+    assert_eq!(rewritten(&app, "", reported).await?, both);
     Ok(())
 }
 
@@ -664,9 +690,14 @@ async fn a_set_of_rules_that_nobody_finished_is_finished_before_the_first_body()
     Ok(())
 }
 
-/// Undoes migration 5 of images.
-const WITHOUT_FILTER: &str = "DROP TRIGGER images_unlawful_filtered;
-    DROP TABLE images_unlawful_filter;
+/// Undoes migration 6 of images, but for a trigger that it drops.
+const WITHOUT_BLOOM: &str = "DROP TRIGGER images_unlawful_bloomed;
+    DROP TRIGGER images_unlawful_by_earlier;
+    DROP TRIGGER images_violations_by_earlier;
+    ALTER TABLE images_unlawful DROP COLUMN bloom;";
+
+/// Undoes migration 5, too, that trigger with it.
+const WITHOUT_FILTER: &str = "DROP TABLE images_unlawful_filter;
     ALTER TABLE images_unlawful DROP COLUMN filter;
     DELETE FROM schema_versions WHERE owner = 'images'";
 
@@ -677,7 +708,7 @@ async fn make_old(app: &mut App) -> Result<()> {
         "UPDATE images_violations SET keys = '00000000000000aa', image = '00000000000000aa';
         UPDATE images_unlawful SET rules_version = 0, generation = generation + 1, keys = x'';
         CREATE INDEX images_violations_image ON images_violations (image);
-        {WITHOUT_FILTER} AND version > 2;",
+        {WITHOUT_BLOOM} {WITHOUT_FILTER} AND version > 2;",
     ))?;
     app.runtime.restart().await
 }
