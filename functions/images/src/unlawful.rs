@@ -117,10 +117,11 @@ impl Unlawful {
     /// Whether an image is there with this path, and query if it has one, without escapes. `hosts` are the hashes of those
     /// that it may be reported under.
     pub(crate) fn has(&self, hosts: &[u64], path: &[u8]) -> Result<bool, Lack> {
-        if hosts.is_empty() || !self.filter()?.may_have(fingerprint(path)) {
+        let fingerprint = fingerprint(path);
+        if hosts.is_empty() || !self.filter()?.may_have(fingerprint) {
             return Ok(false);
         }
-        let path = PathKey::of(path);
+        let path = PathKey { hash: hash(path), fingerprint };
         let mut keys = hosts.iter().map(|host| path.on(*host));
         if keys.clone().any(|key| self.more.contains(&key)) {
             return Ok(true);
