@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use harness::port;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -235,10 +236,6 @@ impl Drop for Redis {
     }
 }
 
-fn free_port() -> u16 {
-    StdListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 /// Answers every request with 204, and gives its origin.
 async fn peer() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -461,7 +458,7 @@ async fn only_a_granted_host_is_called() {
 
 #[tokio::test]
 async fn a_granted_host_that_is_not_there_is_refused_or_times_out() {
-    let nobody = format!("http://127.0.0.1:{}", free_port());
+    let nobody = format!("http://127.0.0.1:{}", port::free());
     let host = Start::http().variable("PEER", &nobody).up().await;
     let (_, error) = host.get(&format!("/probe/fetch?url={nobody}")).await;
     assert!(error.contains("ConnectionRefused"), "{error}");
@@ -476,7 +473,7 @@ async fn a_granted_host_that_is_not_there_is_refused_or_times_out() {
 
 #[tokio::test]
 async fn redis_is_called_and_its_messages_are_heard() {
-    let redis = Redis::start(free_port()).await;
+    let redis = Redis::start(port::free()).await;
     let mut host = Start::probe().variable("REDIS_URL", &redis.url()).up().await;
     assert_eq!(host.redis("SET", json!(["key", "value"])).await, (200, json!(["OK"])));
     assert_eq!(host.redis("GET", json!(["key"])).await.1, json!(["value"]));
@@ -502,7 +499,7 @@ async fn redis_is_called_and_its_messages_are_heard() {
 
 #[tokio::test]
 async fn redis_has_a_function_for_each_of_the_usual_commands() {
-    let redis = Redis::start(free_port()).await;
+    let redis = Redis::start(port::free()).await;
     let mut host = Start::probe().variable("REDIS_URL", &redis.url()).up().await;
     for (function, args, result) in [
         ("get", json!(["key"]), json!(null)),
@@ -539,18 +536,19 @@ async fn redis_has_a_function_for_each_of_the_usual_commands() {
 
 #[tokio::test]
 async fn a_lost_redis_is_found_again_while_http_goes_on() {
-    let port = free_port();
+    let port = port::free();
     // Not there at the start, either.
     let url = format!("redis://127.0.0.1:{port}");
     let mut host = Start::probe().variable("REDIS_URL", &url).variable("CHANNEL", "c").up().await;
     host.wait_for("stderr", "cannot be reached").await;
     assert_eq!(host.get("/probe/hello").await.0, 200);
 
-    for round in ["one", "two"] {
+    for round in ["round 1", "round 2"] {
         let redis = Redis::start(port).await;
         redis.publish("c", round).await;
         host.wait_for("stderr", round).await;
-        assert!(host.output("stderr").contains("is back"));
+        let said = host.output("stderr");
+        assert!(said.contains("is back"), "{said}");
         drop(redis);
         host.wait_for("stderr", "went away").await;
         assert_eq!(host.get("/probe/hello").await.0, 200);
@@ -575,7 +573,7 @@ async fn a_graceful_stop_finishes_what_is_in_flight() {
 
 #[tokio::test]
 async fn a_graceful_stop_finishes_the_redis_message_in_hand() {
-    let redis = Redis::start(free_port()).await;
+    let redis = Redis::start(port::free()).await;
     let mut host = Start::probe().variable("REDIS_URL", &redis.url()).up().await;
     redis.publish("probe", "sleep 1500").await;
     host.wait_for("stderr", "sleep 1500").await;
@@ -651,7 +649,7 @@ async fn a_second_start_is_quick() {
 
 #[tokio::test]
 async fn quiet_keeps_the_output_to_the_files() {
-    let redis = Redis::start(free_port()).await;
+    let redis = Redis::start(port::free()).await;
     let mut start = Start::probe().variable("REDIS_URL", &redis.url());
     start.command.arg("--quiet");
     let host = start.up().await;
