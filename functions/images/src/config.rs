@@ -24,8 +24,8 @@ use crate::{
     rewrite::{Counts, Rewriter, finder},
     rules::{Caller, Rules},
     sign::Keys,
-    store::{self, Mark, News, RuleSet},
-    unlawful::{Anew, Image, Lack, Unlawful},
+    store::{self, Hosts, Mark, News, RuleSet},
+    unlawful::{Anew, Bloom, Image, Lack, Unlawful},
 };
 
 /// So old may be what an instance knows of rules and reports.
@@ -141,13 +141,18 @@ impl Standing {
     /// Those of the database.
     pub(crate) async fn learn(self, lack: Lack) -> Result<(), Problem> {
         let db = db().await?;
-        let filter = match lack {
-            Lack::Filter => store::bloom(db, self.mark.generation).await?,
-            Lack::Keys => None,
-        };
-        match filter {
-            Some(filter) => self.unlawful.learn_filter(filter),
-            None => self.unlawful.learn_keys(store::gathered_keys(db).await?.into()),
+        let unlawful = &self.unlawful;
+        let generation = self.mark.generation;
+        match lack {
+            Lack::Hosts => match store::host_filter(db, generation).await? {
+                Some(filter) => unlawful.learn_hosts(filter),
+                None => unlawful.learn_hosts(Bloom::of_hosts(&store::hosts(db).await?)),
+            },
+            Lack::Filter => match store::path_filter(db, generation).await? {
+                Some(filter) => unlawful.learn_filter(filter),
+                None => unlawful.learn_keys(store::gathered_keys(db).await?.into()),
+            },
+            Lack::Keys => unlawful.learn_keys(store::gathered_keys(db).await?.into()),
         }
         Ok(())
     }
@@ -204,11 +209,11 @@ pub(crate) async fn look_again() -> Result<Standing, Problem> {
             Arc::new(unlawful)
         }
         _ => {
-            let hosts = match hosts {
-                Some(hosts) => hosts,
-                None => store::hosts(db).await?,
+            let mut unlawful = match hosts {
+                Some(Hosts::Many) => Unlawful::on_many(),
+                Some(Hosts::Listed(hosts)) => Unlawful::on(hosts.iter().map(String::as_str)),
+                None => Unlawful::on(store::hosts(db).await?.iter().map(String::as_str)),
             };
-            let mut unlawful = Unlawful::on(hosts.iter().map(String::as_str));
             // Nothing has been reported since, most of the time.
             if mark.seq > mark.through_seq {
                 store::reported_since(db, mark.through_seq).await?.iter().for_each(|keys| unlawful.add(keys));

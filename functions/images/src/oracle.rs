@@ -661,7 +661,10 @@ impl Case<'_> {
         let rules = rules();
         let reports: Vec<_> = reports().iter().filter(|_| self.reported).map(|image| image.keys(&rules)).collect();
         let gathered = sorted(reports.iter().flat_map(|keys| keys.images.clone()).collect());
-        let unread = || Unlawful::on(reports.iter().flat_map(|keys| &keys.hosts).map(String::as_str));
+        let hosts: Vec<String> = reports.iter().flat_map(|keys| keys.hosts.clone()).collect();
+        // By a list of hosts, or as if they were too many for one.
+        let is_listed = hosts.is_empty() || self.body.len().is_multiple_of(2);
+        let unread = || if is_listed { Unlawful::on(hosts.iter().map(String::as_str)) } else { Unlawful::on_many() };
         let mut unlawful = if find { Unlawful::default() } else { unread() };
         if find {
             reports.iter().for_each(|keys| unlawful.add(keys));
@@ -680,6 +683,7 @@ impl Case<'_> {
             loop {
                 match rewriter.push(std::mem::take(&mut piece), last) {
                     Ok(out) => return out,
+                    Err(Lack::Hosts) => unlawful.learn_hosts(Bloom::of_hosts(&hosts)),
                     Err(Lack::Filter) => unlawful.learn_filter(Bloom::of(&gathered, reports.len())),
                     Err(Lack::Keys) => unlawful.learn_keys(gathered.clone().into()),
                 }

@@ -52,9 +52,9 @@ pub(crate) struct Counts {
     pub(crate) bytes: u64,
 }
 
-/// What finds the hosts of these rules and reports.
+/// What finds the hosts of these rules and reports; `None` if every URL must be looked at.
 pub(crate) fn finder(rules: &Rules, unlawful: &Unlawful) -> Option<Finder> {
-    Finder::new(rules.patterns().map(str::as_bytes).chain(unlawful.hosts()))
+    Finder::new(rules.patterns().map(str::as_bytes).chain(unlawful.hosts()?))
 }
 
 /// The rule that rewrites a URL in `text` for somebody, in whatever escaping it is written.
@@ -190,7 +190,10 @@ struct Host {
 
 impl Host {
     /// Learns of another host, in the memory of the one that was known.
-    fn learn(&mut self, seen: &[u8], rules: &Rules, fates: &[Fate], unlawful: &Unlawful) {
+    ///
+    /// # Errors
+    /// What must be known of the reports first: it counts as one without any until then, and is not remembered.
+    fn learn(&mut self, seen: &[u8], rules: &Rules, fates: &[Fate], unlawful: &Unlawful) -> Result<(), Lack> {
         let Self { seen: kept, name, reported, .. } = self;
         kept.clear();
         kept.extend_from_slice(seen);
@@ -202,13 +205,23 @@ impl Host {
         let rule = claims.iter().find_map(|place| Some((*place, fate(place)?)));
         let to_hash = |place: &usize| rules.rules.get(*place).map(|rule| rule.to_hash);
         reported.clear();
+        let mut known = Ok(());
         if !unlawful.is_empty() {
             reported.extend(std::iter::once(hash(name)).chain(claims.iter().filter_map(to_hash)));
-            reported.retain(|host| unlawful.has_host(*host));
+            reported.retain(|host| {
+                unlawful.has_host(*host).unwrap_or_else(|lack| {
+                    known = Err(lack);
+                    false
+                })
+            });
+        }
+        if known.is_err() {
+            kept.clear();
         }
         self.signed = rule.and_then(|(place, _)| rules.rules.get(place)).is_some_and(|rule| rule.sign.is_some());
         self.rule = rule;
         self.by_host = self.by_host();
+        known
     }
 
     /// What becomes of its URLs, as far as the host tells.
@@ -696,8 +709,10 @@ impl Rewriter {
         });
         // Where others are in the way, the first of them goes.
         let (place, is_known) = found.unwrap_or((first, false));
-        if let Some(host) = self.hosts.get_mut(place).filter(|_| !is_known) {
-            host.learn(seen, &self.rules, &self.fates, &self.unlawful);
+        if let Some(host) = self.hosts.get_mut(place).filter(|_| !is_known)
+            && let Err(lack) = host.learn(seen, &self.rules, &self.fates, &self.unlawful)
+        {
+            self.trust.lack = Some(lack);
         }
         place
     }

@@ -12,7 +12,7 @@ use shared::{
 };
 
 use crate::{
-    unlawful::{Bloom, Keys, sorted},
+    unlawful::{Bloom, Keys, LISTED_MAX, sorted},
     violation::Report,
 };
 
@@ -127,6 +127,33 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         END",
         ],
     },
+    Migration {
+        version: 7,
+        statements: &[
+            "ALTER TABLE images_unlawful ADD COLUMN listed TEXT NOT NULL DEFAULT ''",
+            "ALTER TABLE images_unlawful ADD COLUMN host_filter BLOB NOT NULL DEFAULT x''",
+            "ALTER TABLE images_unlawful ADD COLUMN path_filter BLOB NOT NULL DEFAULT x''",
+            // Instead of `images_unlawful_filter`, which lists all hosts, however many. That one stays for an earlier
+            // release: beside this one it finds none of its generation there, and reads everything.
+            "CREATE TABLE images_unlawful_filters (
+            id INTEGER PRIMARY KEY CHECK (id = 1),
+            generation INTEGER NOT NULL,
+            listed TEXT NOT NULL,
+            hosts BLOB NOT NULL,
+            paths BLOB NOT NULL
+        )",
+            "CREATE TRIGGER images_unlawful_filters_made AFTER UPDATE OF path_filter ON images_unlawful BEGIN
+            INSERT OR REPLACE INTO images_unlawful_filters
+            VALUES (1, NEW.generation, NEW.listed, NEW.host_filter, NEW.path_filter);
+        END",
+            // Of few hosts what was made holds; the others are gathered anew.
+            "INSERT INTO images_unlawful_filters
+            SELECT 1, generation, hosts, x'', filter FROM images_unlawful_filter WHERE length(hosts) < 8192",
+            "UPDATE images_unlawful SET dirty_at_ms = 1
+            WHERE dirty_at_ms = 0 AND rules_version >= 0 AND keys <> x''
+                AND generation NOT IN (SELECT generation FROM images_unlawful_filters)",
+        ],
+    },
 ];
 
 /// Where everything stands: whether it has changed.
@@ -181,17 +208,25 @@ pub(crate) struct News {
     pub(crate) mark: Mark,
     /// `None` also for the set that is compiled in.
     pub(crate) rules: Option<RuleSet>,
-    /// The hosts of the gathered reports, where a filter was made with them.
-    pub(crate) hosts: Option<Vec<String>>,
+    /// The hosts of the gathered reports, where filters were made with them.
+    pub(crate) hosts: Option<Hosts>,
+}
+
+/// The hosts of the gathered reports.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Hosts {
+    Listed(Vec<String>),
+    /// So many that there is a filter of them.
+    Many,
 }
 
 /// What is new to one who knows all that was there at a mark: one small query, also for one who knows nothing.
 pub(crate) async fn news(db: &Db, since: Option<&Mark>) -> Result<News, DbError> {
     let sql = format!(
-        "SELECT {MARK}, r.text, r.stored_at_ms, f.hosts
+        "SELECT {MARK}, r.text, r.stored_at_ms, f.listed, length(f.hosts)
         FROM images_unlawful AS u
         LEFT JOIN images_rules AS r ON r.version = (SELECT max(version) FROM images_rules) AND r.version <> $1
-        LEFT JOIN images_unlawful_filter AS f ON f.generation = u.generation AND f.generation <> $2
+        LEFT JOIN images_unlawful_filters AS f ON f.generation = u.generation AND f.generation <> $2
         WHERE u.id = 1"
     );
     let (version, generation) = since.map_or((-1, -1), |mark| (mark.rules_version, mark.generation));
@@ -203,7 +238,12 @@ pub(crate) async fn news(db: &Db, since: Option<&Mark>) -> Result<News, DbError>
         }
         _ => None,
     };
-    Ok(News { mark, rules, hosts: row.optional_text(8)?.map(names) })
+    let hosts = match row.optional_integer(9)? {
+        None => None,
+        Some(0) => row.optional_text(8)?.map(|listed| Hosts::Listed(names(listed))),
+        Some(_) => Some(Hosts::Many),
+    };
+    Ok(News { mark, rules, hosts })
 }
 
 /// A kept rule set.
@@ -260,10 +300,18 @@ pub(crate) async fn hosts(db: &Db) -> Result<Vec<String>, DbError> {
     Ok(names(row.ok_or(DbError::Column(0))?.text(0)?))
 }
 
+/// The filter of the gathered reports' hosts, if one was made with them.
+pub(crate) async fn host_filter(db: &Db, generation: i64) -> Result<Option<Bloom>, DbError> {
+    filter(db, "SELECT hosts FROM images_unlawful_filters WHERE generation = $1 AND hosts <> x''", generation).await
+}
+
 /// The filter of the gathered reports' keys, if it was made with them.
-pub(crate) async fn bloom(db: &Db, generation: i64) -> Result<Option<Bloom>, DbError> {
-    const SQL: &str = "SELECT filter FROM images_unlawful_filter WHERE generation = $1";
-    let row = db.query_one(SQL, [generation.into()]).await?;
+pub(crate) async fn path_filter(db: &Db, generation: i64) -> Result<Option<Bloom>, DbError> {
+    filter(db, "SELECT paths FROM images_unlawful_filters WHERE generation = $1", generation).await
+}
+
+async fn filter(db: &Db, sql: &str, generation: i64) -> Result<Option<Bloom>, DbError> {
+    let row = db.query_one(sql, [generation.into()]).await?;
     row.map(|row| Ok(Bloom::from_bytes(row.into_blob()?))).transpose()
 }
 
@@ -290,8 +338,8 @@ pub(crate) async fn gather(db: &Db, generation: i64, rules_version: i64) -> Resu
 struct Gathered {
     through_seq: i64,
     sorted: Vec<u8>,
-    filter: Vec<u8>,
-    hosts: String,
+    hosts: Vec<String>,
+    path_filter: Bloom,
 }
 
 async fn gathered(db: &Db) -> Result<Gathered, DbError> {
@@ -304,21 +352,28 @@ async fn gathered(db: &Db) -> Result<Gathered, DbError> {
     hosts.dedup();
     let sorted = sorted(keys(row.text(1)?));
     // An image has one path, whatever hosts it is on.
-    let filter = Bloom::of(&sorted, usize::try_from(row.integer(3)?).unwrap_or_default()).into_bytes();
-    Ok(Gathered { through_seq: row.integer(0)?, sorted, filter, hosts: hosts.join(" ") })
+    let path_filter = Bloom::of(&sorted, usize::try_from(row.integer(3)?).unwrap_or_default());
+    Ok(Gathered { through_seq: row.integer(0)?, sorted, hosts, path_filter })
 }
 
 async fn replace(db: &Db, gathered: Gathered, generation: i64, rules_version: i64) -> Result<bool, DbError> {
     const WRITE: &str = "UPDATE images_unlawful
         SET generation = generation + 1, through_seq = $1, rules_version = $2, dirty_at_ms = 0, keys = $3, hosts = $4,
-            bloom = $5
-        WHERE id = 1 AND generation = $6 RETURNING 1";
-    let values: [Value; 6] = [
+            listed = $5, host_filter = $6, path_filter = $7
+        WHERE id = 1 AND generation = $8 RETURNING 1";
+    let hosts = gathered.hosts.join(" ");
+    let (listed, host_filter) = match gathered.hosts.len() {
+        0..=LISTED_MAX => (hosts.clone(), Vec::new()),
+        _ => (String::new(), Bloom::of_hosts(&gathered.hosts).into_bytes()),
+    };
+    let values: [Value; 8] = [
         gathered.through_seq.into(),
         rules_version.into(),
         gathered.sorted.into(),
-        gathered.hosts.into(),
-        gathered.filter.into(),
+        hosts.into(),
+        listed.into(),
+        host_filter.into(),
+        gathered.path_filter.into_bytes().into(),
         generation.into(),
     ];
     Ok(!db.query(WRITE, values).await?.is_empty())
@@ -504,7 +559,7 @@ mod tests {
     async fn known(db: &Db) -> Unlawful {
         let generation = mark(db).await.unwrap().generation;
         let unlawful = Unlawful::on(hosts(db).await.unwrap().iter().map(String::as_str));
-        if let Some(filter) = bloom(db, generation).await.unwrap() {
+        if let Some(filter) = path_filter(db, generation).await.unwrap() {
             unlawful.learn_filter(filter);
         }
         unlawful.learn_keys(gathered_keys(db).await.unwrap().into());
@@ -545,19 +600,19 @@ mod tests {
         let (db, _) = reported().await;
         let shown = async |since: Option<&Mark>| {
             let News { mark, rules, hosts } = news(&db, since).await.unwrap();
-            (mark, rules.map(|set| (set.version, set.text, set.stored_at_ms)), hosts.map(|hosts| hosts.len()))
+            (mark, rules.map(|set| (set.version, set.text, set.stored_at_ms)), hosts.is_some())
         };
         let (first, rules, hosts) = shown(None).await;
-        assert_eq!((first, rules, hosts), (mark(&db).await.unwrap(), None, Some(1)));
-        assert_eq!(shown(Some(&first)).await, (first, None, None));
+        assert_eq!((first, rules, hosts), (mark(&db).await.unwrap(), None, true));
+        assert_eq!(shown(Some(&first)).await, (first, None, false));
         assert!(keep_rules(&db, 7, "{}", 1_500).await.unwrap());
         let seven = Some((7, "{}".to_owned(), 1_500));
         let second = mark(&db).await.unwrap();
-        assert_eq!(shown(Some(&first)).await, (second, seven.clone(), None));
-        assert_eq!(shown(Some(&second)).await, (second, None, None));
-        assert_eq!(shown(None).await, (second, seven, Some(1)));
+        assert_eq!(shown(Some(&first)).await, (second, seven.clone(), false));
+        assert_eq!(shown(Some(&second)).await, (second, None, false));
+        assert_eq!(shown(None).await, (second, seven, true));
         assert!(gather(&db, second.generation, 7).await.unwrap());
-        assert_eq!(shown(Some(&second)).await, (mark(&db).await.unwrap(), None, Some(1)));
+        assert_eq!(shown(Some(&second)).await, (mark(&db).await.unwrap(), None, true));
     }
 
     #[tokio::test]
@@ -566,22 +621,52 @@ mod tests {
         let generation = async || mark(&db).await.unwrap().generation;
         let of = |keys: &[u8]| Some(Bloom::of(keys, 2));
         let keys = gathered_keys(&db).await.unwrap();
-        assert_eq!(bloom(&db, generation().await).await.unwrap(), of(&keys));
+        assert_eq!(path_filter(&db, generation().await).await.unwrap(), of(&keys));
         let told = async || news(&db, None).await.unwrap().hosts;
-        assert_eq!(told().await, Some(vec!["one.example.com".to_owned()]));
+        assert_eq!(told().await, Some(Hosts::Listed(vec!["one.example.com".to_owned()])));
         // What was taken back leaves none, and what is gathered has one again.
         assert_eq!(take_back(&db, Which::Id(&id), 2_000).await.unwrap(), 1);
-        assert_eq!((bloom(&db, generation().await).await.unwrap(), told().await), (None, None));
+        assert_eq!((path_filter(&db, generation().await).await.unwrap(), told().await), (None, None));
         assert!(gather(&db, generation().await, 0).await.unwrap());
         let fewer = gathered_keys(&db).await.unwrap();
         assert!(fewer.len() < keys.len());
-        assert_eq!(bloom(&db, generation().await).await.unwrap(), of(&fewer));
+        assert_eq!(path_filter(&db, generation().await).await.unwrap(), of(&fewer));
         // An earlier release gathers without one.
         let earlier = "UPDATE images_unlawful SET generation = generation + 1, keys = $1, hosts = 'a b' WHERE id = 1";
         db.execute(earlier, [keys.into()]).await.unwrap();
-        assert_eq!((bloom(&db, generation().await).await.unwrap(), told().await), (None, None));
+        assert_eq!((path_filter(&db, generation().await).await.unwrap(), told().await), (None, None));
         assert_eq!(hosts(&db).await.unwrap(), ["a", "b"]);
         assert!(holds(&db, "/a.jpg").await);
+    }
+
+    #[tokio::test]
+    async fn of_many_hosts_a_filter_is_kept_instead_of_a_list() {
+        let (db, _) = reported().await;
+        let count = i64::try_from(LISTED_MAX).unwrap();
+        let report = async |from: i64, until: i64| {
+            let sql = "WITH RECURSIVE numbers (n) AS (SELECT $1 UNION ALL SELECT n + 1 FROM numbers WHERE n < $2)
+                INSERT INTO images_violations
+                    (id, url, doctor_id, patient_id, order_no, channel, reason, image, keys, hosts, reported_at_ms)
+                SELECT 'n' || n, 'https://h' || n || '.example.com/a.jpg', '', '', '', '', 'x', '', '00000000000000aa',
+                    'h' || n || '.example.com', 0 FROM numbers";
+            db.execute(sql, [from.into(), until.into()]).await.unwrap();
+            let generation = mark(&db).await.unwrap().generation;
+            assert!(gather(&db, generation, 0).await.unwrap());
+            let filter = host_filter(&db, generation + 1).await.unwrap();
+            assert!(path_filter(&db, generation + 1).await.unwrap().is_some());
+            (news(&db, None).await.unwrap().hosts, filter)
+        };
+        // One is there already.
+        let (told, filter) = report(1, count - 1).await;
+        assert!(matches!(&told, Some(Hosts::Listed(hosts)) if hosts.len() == LISTED_MAX), "{told:?}");
+        assert_eq!(filter, None);
+        let (told, filter) = report(count, count).await;
+        assert_eq!(told, Some(Hosts::Many));
+        let all = hosts(&db).await.unwrap();
+        assert_eq!((all.len(), filter), (LISTED_MAX + 1, Some(Bloom::of_hosts(&all))));
+        let unlawful = Unlawful::on_many();
+        unlawful.learn_hosts(host_filter(&db, mark(&db).await.unwrap().generation).await.unwrap().unwrap());
+        assert!(all.iter().all(|host| unlawful.has_host(hash(host.as_bytes())) == Ok(true)));
     }
 
     #[tokio::test]
@@ -602,7 +687,7 @@ mod tests {
             let after = mark(&db).await.unwrap();
             assert!(after.has_other_keys() && after.keys_made_by() == 7, "{sql}");
             // Nobody takes its filter for one of ours, and who gathers what is there makes nothing good.
-            assert_eq!(bloom(&db, after.generation).await.unwrap().is_none(), sql == GATHER);
+            assert_eq!(path_filter(&db, after.generation).await.unwrap().is_none(), sql == GATHER);
             assert!(gather(&db, after.generation, after.keys_version).await.unwrap());
             let gathered = mark(&db).await.unwrap();
             assert_eq!((gathered.keys_version, gathered.keys_made_by()), (after.keys_version, 7));

@@ -5,7 +5,8 @@
 //! theirs may be reported under. The keys themselves lie sorted in one piece.
 //!
 //! An instance has the reports' hosts from the beginning, and reads the filter and the keys when a body first needs
-//! them: most never need the keys, which are many.
+//! them: most never need the keys, which are many. Of more than [`LISTED_MAX`] hosts it reads a filter, too, as soon as
+//! a body has any URL.
 
 use std::sync::OnceLock;
 
@@ -30,15 +31,23 @@ pub(crate) struct Unlawful {
     sorted: OnceLock<Bytes>,
     /// Those that have come since.
     more: HashSet<u64>,
-    /// The hosts that they are on.
+    /// The hosts that they are on; of those that are too many to be listed, the ones that have come since.
     hosts: Vec<Box<[u8]>>,
     /// Their hashes.
     hashes: HashSet<u64>,
+    /// Of the hosts that are too many, once it was needed.
+    many: Option<OnceLock<Bloom>>,
 }
+
+/// The most hosts that every instance is told of from the beginning.
+pub(crate) const LISTED_MAX: usize = 256;
 
 /// What a body needs to know of the reports, and this instance has not read yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lack {
+    /// The filter of hosts.
+    Hosts,
+    /// The filter of keys.
     Filter,
     Keys,
 }
@@ -61,14 +70,27 @@ impl Unlawful {
             more: HashSet::new(),
             hosts: Vec::new(),
             hashes: HashSet::new(),
+            many: None,
         };
         hosts.into_iter().for_each(|host| unlawful.add_host(host));
         unlawful
     }
 
+    /// Images on more hosts than are listed.
+    pub(crate) fn on_many() -> Self {
+        Self { many: Some(OnceLock::new()), ..Self::on([]) }
+    }
+
+    /// Learns what [`Bloom::of_hosts`] has made of the hosts.
+    pub(crate) fn learn_hosts(&self, filter: Bloom) {
+        if let Some(many) = &self.many {
+            many.get_or_init(|| filter);
+        }
+    }
+
     /// Learns what [`Bloom::of`] has made of the keys.
     pub(crate) fn learn_filter(&self, mut filter: Bloom) {
-        self.more.iter().for_each(|key| filter.mark(*key));
+        self.more.iter().for_each(|key| filter.mark(fingerprint_of(*key)));
         self.filter.get_or_init(|| filter);
     }
 
@@ -89,7 +111,7 @@ impl Unlawful {
     pub(crate) fn add(&mut self, keys: &Keys) {
         self.more.extend(&keys.images);
         if let Some(filter) = self.filter.get_mut() {
-            keys.images.iter().for_each(|key| filter.mark(*key));
+            keys.images.iter().for_each(|key| filter.mark(fingerprint_of(*key)));
         }
         keys.hosts.iter().for_each(|host| self.add_host(host));
     }
@@ -101,17 +123,22 @@ impl Unlawful {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.hosts.is_empty()
+        self.hosts.is_empty() && self.many.is_none()
     }
 
-    /// Whether any is on the host with this [`hash`].
-    pub(crate) fn has_host(&self, host: u64) -> bool {
-        self.hashes.contains(&host)
+    /// Whether any may be on the host with this [`hash`].
+    pub(crate) fn has_host(&self, host: u64) -> Result<bool, Lack> {
+        match &self.many {
+            Some(many) if !self.hashes.contains(&host) => {
+                many.get().map(|many| many.may_have(fingerprint_of(host))).ok_or(Lack::Hosts)
+            }
+            _ => Ok(self.hashes.contains(&host)),
+        }
     }
 
-    /// The hosts.
-    pub(crate) fn hosts(&self) -> impl Iterator<Item = &[u8]> {
-        self.hosts.iter().map(|host| &**host)
+    /// The hosts, if they are listed.
+    pub(crate) fn hosts(&self) -> Option<impl Iterator<Item = &[u8]>> {
+        self.many.is_none().then(|| self.hosts.iter().map(|host| &**host))
     }
 
     /// Whether an image is there with this path, and query if it has one, without escapes. `hosts` are the hashes of those
@@ -147,7 +174,7 @@ pub(crate) struct Bloom(Vec<u8>);
 
 /// The bytes of a word, little-endian.
 const WORD: usize = 8;
-/// Paths for each word of the filter, about, so that 1 in 3,500 of the others passes: of 100,000 it has 260 KB.
+/// Paths, or hosts, for each word of the filter, about, so that 1 in 3,500 of the others passes: of 100,000 it has 260 KB.
 const FILTERED: usize = 3;
 /// How many fingerprints are asked for before anything depends on the answers.
 const ASKED: usize = 8;
@@ -159,8 +186,18 @@ const FILTER_MIN: usize = 1 << 8;
 impl Bloom {
     /// Of keys, about so many paths.
     pub(crate) fn of(keys: &[u8], paths: usize) -> Self {
-        let mut filter = Self(vec![0; (paths / FILTERED).clamp(FILTER_MIN, FILTER_MAX) * WORD]);
-        keys.as_chunks::<KEY>().0.iter().for_each(|bytes| filter.mark(u64::from_be_bytes(*bytes)));
+        let keys = keys.as_chunks::<KEY>().0.iter().map(|bytes| u64::from_be_bytes(*bytes));
+        Self::with(keys.map(fingerprint_of), paths)
+    }
+
+    /// Of lower-case hosts.
+    pub(crate) fn of_hosts(hosts: &[String]) -> Self {
+        Self::with(hosts.iter().map(|host| fingerprint_of(hash(host.as_bytes()))), hosts.len())
+    }
+
+    fn with(fingerprints: impl Iterator<Item = u32>, count: usize) -> Self {
+        let mut filter = Self(vec![0; (count / FILTERED).clamp(FILTER_MIN, FILTER_MAX) * WORD]);
+        fingerprints.for_each(|fingerprint| filter.mark(fingerprint));
         filter
     }
 
@@ -174,8 +211,8 @@ impl Bloom {
         self.0
     }
 
-    fn mark(&mut self, key: u64) {
-        let first = mixed(key & FINGERPRINT);
+    fn mark(&mut self, fingerprint: u32) {
+        let first = mixed(fingerprint.into());
         for (place, bits) in [self.place(first), self.place(mixed(first))] {
             if let Some(word) = self.0.as_chunks_mut::<WORD>().0.get_mut(place) {
                 *word = (u64::from_le_bytes(*word) | bits).to_le_bytes();
@@ -196,7 +233,7 @@ impl Bloom {
         self.0.as_chunks::<WORD>().0.get(place).is_none_or(|word| u64::from_le_bytes(*word) & bits == bits)
     }
 
-    /// Whether an image whose path has this fingerprint may be there, on whatever host.
+    /// Whether an image whose path has this fingerprint may be there, on whatever host; or a host whose hash ends with it.
     fn may_have(&self, fingerprint: u32) -> bool {
         let first = mixed(fingerprint.into());
         self.is_marked(first) && self.is_marked(mixed(first))
@@ -247,6 +284,11 @@ pub(crate) fn hash(text: &[u8]) -> u64 {
 
 /// The half of a key that is its path's fingerprint.
 const FINGERPRINT: u64 = u32::MAX as u64;
+
+/// That half, or the one of a host's [`hash`] that a filter knows it by.
+fn fingerprint_of(number: u64) -> u32 {
+    (number & FINGERPRINT) as u32
+}
 
 /// Spreads a number's bits: 2 to the 64th, divided by the golden ratio.
 const MIXER: u64 = 0x9E37_79B9_7F4A_7C15;
@@ -475,10 +517,10 @@ mod tests {
         for (host, path) in
             [("old.example.com", "/a b.jpg"), ("new.example.com", "/a%20b.jpg"), ("new.example.com", "/c.jpg")]
         {
-            assert!(set.has_host(hash(host.as_bytes())) && holds(&set, host, path, ""), "{host}{path}");
+            assert!(set.has_host(hash(host.as_bytes())) == Ok(true) && holds(&set, host, path, ""), "{host}{path}");
         }
         assert!(!holds(&set, "old.example.com", "/c.jpg", "") && !holds(&set, "new.example.com", "/a.jpg", ""));
-        assert!(!set.has_host(hash(b"other.example.com")));
+        assert_eq!(set.has_host(hash(b"other.example.com")), Ok(false));
     }
 
     fn rules_to(to: &str) -> Rules {
@@ -617,7 +659,7 @@ mod tests {
         let host = [hash(b"old.example.com")];
         let (a, b, c): (&[u8], &[u8], &[u8]) = (b"/a.jpg", b"/b.jpg", b"/c.jpg");
         let mut set = Unlawful::on(known.hosts.iter().map(String::as_str));
-        assert!(set.has_host(host[0]) && !set.is_empty());
+        assert!(set.has_host(host[0]) == Ok(true) && !set.is_empty());
         set.add(&image("https://old.example.com/b.jpg"));
         assert_eq!([a, b, c].map(|path| set.has(&host, path)), [Err(Lack::Filter); 3]);
         let sorted = sorted(known.images.clone());
@@ -628,6 +670,15 @@ mod tests {
         set.learn_keys(sorted.into());
         assert_eq!([a, b, c].map(|path| set.has(&host, path)), [Ok(true); 3]);
         assert_eq!(set.has(&host, b"/d.jpg"), Ok(false));
+        // Of many hosts nothing is known at first but those that come later.
+        let mut set = Unlawful::on_many();
+        set.add(&image("https://old.example.com/b.jpg"));
+        let other = hash(b"other.example.com");
+        assert!(!set.is_empty() && set.hosts().is_none());
+        assert_eq!([host[0], other].map(|host| set.has_host(host)), [Ok(true), Err(Lack::Hosts)]);
+        set.learn_hosts(Bloom::of_hosts(&["other.example.com".to_owned()]));
+        let third = hash(b"third.example.com");
+        assert_eq!([host[0], other, third].map(|host| set.has_host(host)), [Ok(true), Ok(true), Ok(false)]);
         // The keys alone are enough.
         let set = Unlawful::on(["old.example.com"]);
         set.learn_keys(super::sorted(known.images).into());

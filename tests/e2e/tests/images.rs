@@ -507,6 +507,10 @@ async fn an_unlawful_image_becomes_the_placeholder_until_it_is_taken_back() -> R
 
 /// Keeps so many reports where the application does, and has them gathered.
 async fn keep_reports(app: &App, count: usize) -> Result<()> {
+    keep_reports_on(app, count, |_| "img10.360buyimg.com".to_owned()).await
+}
+
+async fn keep_reports_on(app: &App, count: usize, host: impl Fn(usize) -> String) -> Result<()> {
     let mut connection = Connection::open(app.runtime.state_dir().join("sqlite_db.db"))?;
     connection.busy_timeout(PATIENCE)?;
     let transaction = connection.transaction()?;
@@ -514,7 +518,7 @@ async fn keep_reports(app: &App, count: usize) -> Result<()> {
         let sql = "INSERT INTO images_violations
                 (id, url, doctor_id, patient_id, order_no, channel, reason, image, keys, hosts, reported_at_ms)
             VALUES (?1, ?1, '', '', '', '', 'x', '', '', '', 0)";
-        let url = format!("https://img10.360buyimg.com/reported/{number}.jpg");
+        let url = format!("https://{}/reported/{number}.jpg", host(number));
         transaction.prepare_cached(sql)?.execute([url])?;
     }
     transaction.commit()?;
@@ -565,12 +569,45 @@ async fn one_of_many_unlawful_images_is_found_whatever_an_instance_has_read_of_t
 }
 
 #[tokio::test]
+async fn unlawful_images_may_be_on_any_number_of_hosts() -> Result<()> {
+    let mut app = app().await?;
+    keep_reports_on(&app, 3_000, |number| format!("host-{number}.example.org")).await?;
+    let url = |host: usize, number: usize| format!("https://host-{host}.example.org/reported/{number}.jpg");
+    let (unlawful, lawful) = (url(7, 7), url(7, 8));
+    let (body, expected) = (format!("{unlawful} {lawful} {OLD}"), format!("{PLACEHOLDER} {lawful} {NEW}"));
+    forgotten_everywhere().await;
+    assert_eq!(rewritten(&app, "", &body).await?, expected);
+    let long = |text: &str| format!("{text} 图 ").repeat(20_000);
+    assert!(rewritten(&app, "", &long(&body)).await? == long(&expected));
+    // One more, on a further host.
+    let more = "https://further.example.org/a.jpg";
+    assert_eq!(app.answer("/images/violations", json!({"url": more, "reason": "违规"}).to_string()).await?.0, 201);
+    known_everywhere().await;
+    let (body, expected) = (format!("{more} {body}"), format!("{PLACEHOLDER} {expected}"));
+    assert_eq!(rewritten(&app, "", &body).await?, expected);
+    // The release before migration 7 of images listed them all.
+    app.runtime.stop().await;
+    let database = Connection::open(app.runtime.state_dir().join("sqlite_db.db"))?;
+    database.execute_batch(&format!(
+        "{WITHOUT_FILTERS}
+        UPDATE images_unlawful SET generation = generation + 1, bloom = x'';
+        DELETE FROM schema_versions WHERE owner = 'images' AND version > 6"
+    ))?;
+    app.runtime.restart().await?;
+    assert_eq!(rewritten(&app, "", &body).await?, expected);
+    let is_filtered = "SELECT length(f.hosts) > 0
+        FROM images_unlawful AS u JOIN images_unlawful_filters AS f ON f.generation = u.generation";
+    assert!(database.query_row(is_filtered, [], |row| row.get::<_, bool>(0))?);
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_body_is_not_let_through_when_the_reports_cannot_be_read() -> Result<()> {
     let app = app().await?;
     keep_reports(&app, 300).await?;
     let damage = |filter: &str| {
         let database = Connection::open(app.runtime.state_dir().join("sqlite_db.db"))?;
-        database.execute_batch(&format!("UPDATE images_unlawful_filter SET filter = {filter}"))
+        database.execute_batch(&format!("UPDATE images_unlawful_filters SET paths = {filter}"))
     };
     let (reported, other) = ("https://img10.360buyimg.com/reported/7.jpg", "https://stamps.example.com/a.jpg");
     damage("'none'")?;
@@ -615,12 +652,12 @@ async fn reports_that_were_gathered_without_a_filter_get_one() -> Result<()> {
     keep_reports(&app, 300).await?;
     app.runtime.stop().await;
     Connection::open(app.runtime.state_dir().join("sqlite_db.db"))?
-        .execute_batch(&format!("{WITHOUT_BLOOM} {WITHOUT_FILTER} AND version > 4"))?;
+        .execute_batch(&format!("{WITHOUT_FILTERS} {WITHOUT_BLOOM} {WITHOUT_FILTER} AND version > 4"))?;
     app.runtime.restart().await?;
     let reported = "https://img10.360buyimg.com/reported/7.jpg";
     assert_eq!(rewritten(&app, "", &format!("{reported} {OLD}")).await?, format!("{PLACEHOLDER} {NEW}"));
-    let sql = "SELECT u.dirty_at_ms, u.rules_version, length(f.filter) > 0
-        FROM images_unlawful AS u JOIN images_unlawful_filter AS f ON f.generation = u.generation";
+    let sql = "SELECT u.dirty_at_ms, u.rules_version, length(f.paths) > 0
+        FROM images_unlawful AS u JOIN images_unlawful_filters AS f ON f.generation = u.generation";
     let database = Connection::open(app.runtime.state_dir().join("sqlite_db.db"))?;
     let state = database.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
     assert_eq!(state, (0, 2, true));
@@ -641,7 +678,7 @@ async fn keys_that_were_made_otherwise_are_made_anew_by_the_rules_that_they_were
     // Of what the release before migration 6 of images made nothing is found.
     let make_old = || {
         Connection::open(&state)?.execute_batch(&format!(
-            "{WITHOUT_BLOOM}
+            "{WITHOUT_FILTERS} {WITHOUT_BLOOM}
             CREATE TRIGGER images_unlawful_filtered AFTER UPDATE OF filter ON images_unlawful BEGIN
                 INSERT OR REPLACE INTO images_unlawful_filter VALUES (1, NEW.generation, NEW.hosts, NEW.filter);
             END;
@@ -690,7 +727,14 @@ async fn a_set_of_rules_that_nobody_finished_is_finished_before_the_first_body()
     Ok(())
 }
 
-/// Undoes migration 6 of images, but for a trigger that it drops.
+/// Undoes migration 7 of images.
+const WITHOUT_FILTERS: &str = "DROP TRIGGER images_unlawful_filters_made;
+    DROP TABLE images_unlawful_filters;
+    ALTER TABLE images_unlawful DROP COLUMN listed;
+    ALTER TABLE images_unlawful DROP COLUMN host_filter;
+    ALTER TABLE images_unlawful DROP COLUMN path_filter;";
+
+/// Undoes migration 6, too, but for a trigger that it drops.
 const WITHOUT_BLOOM: &str = "DROP TRIGGER images_unlawful_bloomed;
     DROP TRIGGER images_unlawful_by_earlier;
     DROP TRIGGER images_violations_by_earlier;
@@ -708,7 +752,7 @@ async fn make_old(app: &mut App) -> Result<()> {
         "UPDATE images_violations SET keys = '00000000000000aa', image = '00000000000000aa';
         UPDATE images_unlawful SET rules_version = 0, generation = generation + 1, keys = x'';
         CREATE INDEX images_violations_image ON images_violations (image);
-        {WITHOUT_BLOOM} {WITHOUT_FILTER} AND version > 2;",
+        {WITHOUT_FILTERS} {WITHOUT_BLOOM} {WITHOUT_FILTER} AND version > 2;",
     ))?;
     app.runtime.restart().await
 }
