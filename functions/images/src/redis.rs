@@ -98,7 +98,9 @@ fn caller(payload: &[u8]) -> Result<Caller, Problem> {
     let value = json::parse(payload).map_err(|error| refused(vec![Fault::at("", format!("not JSON: {error}"))]))?;
     let object = value.as_object().ok_or_else(|| refused(vec![Fault::at("", "must be an object")]))?;
     let mut faults = Vec::new();
-    let context = match object.present("context").map(|value| value.as_str().and_then(Context::parse)) {
+    // As of a query, an empty text is none.
+    let present = |name: &str| object.present(name).filter(|value| value.as_str() != Some(""));
+    let context = match present("context").map(|value| value.as_str().and_then(Context::parse)) {
         None => None,
         Some(Some(context)) => Some(context),
         Some(None) => {
@@ -106,21 +108,15 @@ fn caller(payload: &[u8]) -> Result<Caller, Problem> {
             None
         }
     };
-    let user = match object.present("user").map(Id::from_json) {
+    let user = match present("user").map(Id::from_json) {
         Some(None) => {
             faults.push(Fault::at("/user", "must be a user's id"));
             None
         }
         user => user.flatten().map(|user| user.to_string()),
     };
-    let app_version = match object.present("app_version").map(|value| value.as_str().and_then(|text| text.parse().ok()))
-    {
-        Some(None) => {
-            faults.push(Fault::at("/app_version", "must be up to four numbers between dots"));
-            None
-        }
-        version => version.flatten(),
-    };
+    // As of a header, one that cannot be read is as good as none.
+    let app_version = object.present("app_version").and_then(|value| value.as_str()?.parse().ok());
     if object.get("body").is_none() {
         faults.push(Fault::at("/body", "is missing"));
     }

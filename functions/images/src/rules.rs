@@ -75,7 +75,9 @@ impl Contexts {
     fn meet(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::These(these), Self::These(others)) => these.iter().any(|context| others.contains(context)),
-            _ => true,
+            (Self::Any, Self::Any) => true,
+            // One with faults may have none.
+            (Self::Any, Self::These(these)) | (Self::These(these), Self::Any) => !these.is_empty(),
         }
     }
 }
@@ -370,9 +372,8 @@ fn placeholder(set: &Object<'_>, faults: &mut Vec<Fault>) -> String {
     text.to_owned()
 }
 
-/// Reads one rule. One with faults is `None`.
+/// Reads one rule. One with faults has what can be read of it, so that it is checked beside the others.
 fn rule(item: &Value<'_>, at: &str, keys: &Keys, faults: &mut Vec<Fault>) -> Option<Rule> {
-    let before = faults.len();
     let Some(item) = item.as_object() else {
         faults.push(Fault::at(at, "must be an object"));
         return None;
@@ -402,12 +403,10 @@ fn rule(item: &Value<'_>, at: &str, keys: &Keys, faults: &mut Vec<Fault>) -> Opt
         None => Rollout::everyone(),
         Some(value) => rollout(value, &format!("{at}/rollout"), faults),
     };
-    if faults.len() > before {
-        return None;
-    }
+    let name = name.map_or_else(|| at.to_owned(), |name| name.to_string());
     let is_plain = !to.contains(':');
     let to_hash = unlawful::hash(to.split(':').next().unwrap_or_default().as_bytes());
-    Some(Rule { name: name?.to_string(), from, to, to_hash, is_plain, scheme, contexts, sign, rollout })
+    Some(Rule { name, from, to, to_hash, is_plain, scheme, contexts, sign, rollout })
 }
 
 fn from(item: &Object<'_>, at: &str, faults: &mut Vec<Fault>) -> Vec<Pattern> {
@@ -433,7 +432,7 @@ fn contexts(item: &Object<'_>, at: &str, faults: &mut Vec<Fault>) -> Contexts {
         Some(all @ Value::String(_)) => std::slice::from_ref(all),
         _ => {
             faults.push(Fault::at(at, "must be an array of contexts, or of \"*\""));
-            return Contexts::Any;
+            return Contexts::These(Vec::new());
         }
     };
     let mut these = Vec::new();
@@ -451,11 +450,11 @@ fn contexts(item: &Object<'_>, at: &str, faults: &mut Vec<Fault>) -> Contexts {
 /// A scheme's name, or an object that also names the key and the time that a signature is good for.
 fn signer(value: &Value<'_>, at: &str, keys: &Keys, faults: &mut Vec<Fault>) -> Option<Signer> {
     let (name, key, expires_s, name_at, key_at) = match value {
-        Value::String(name) => (name.as_ref(), name.as_ref(), None, at.to_owned(), at.to_owned()),
+        Value::String(name) => (name.as_ref(), None, None, at.to_owned(), at.to_owned()),
         Value::Object(object) => {
             unknown(object, &["signer", "key", "expires_s"], at, faults);
             let name = object.text("signer").unwrap_or_default();
-            let key = object.present("key").map_or(name, |key| key.as_str().unwrap_or_default());
+            let key = object.present("key").map(|key| key.as_str().unwrap_or_default());
             (name, key, object.present("expires_s"), format!("{at}/signer"), format!("{at}/key"))
         }
         _ => {
@@ -466,10 +465,11 @@ fn signer(value: &Value<'_>, at: &str, keys: &Keys, faults: &mut Vec<Fault>) -> 
     let scheme = Scheme::parse(name);
     if scheme.is_none() {
         faults.push(Fault::at(name_at, "must be aliyun-a or hmac-sha256"));
-        return None;
     }
-    let key = keys.get(key);
-    if key.is_none() {
+    // A signer that is none has no key of its name.
+    let is_named = key.is_some() || scheme.is_some();
+    let key = keys.get(key.unwrap_or(name));
+    if key.is_none() && is_named {
         faults.push(Fault::at(key_at, "names a key that images_sign_keys does not have"));
     }
     let expires_s = match expires_s {
@@ -532,7 +532,7 @@ fn check_together(rules: &[Option<Rule>], placeholder: &str, faults: &mut Vec<Fa
         if let Some((_, first)) = rules.iter().find(|(other, first)| *other < place && first.name == rule.name) {
             faults.push(Fault::at(
                 format!("/rules/{place}/name"),
-                format!("is the name of another rule, `{}`", first.to),
+                format!("is the name of another rule, `{}`", first.name),
             ));
         }
         for (number, pattern) in rule.from.iter().enumerate() {
@@ -573,6 +573,67 @@ mod tests {
         let text = format!(r#"{{"rules": [{rule}], "placeholder": "{placeholder}"}}"#);
         let faults = Rules::parse(text.as_bytes(), &Keys::default()).err().unwrap_or_default();
         faults.into_iter().map(|fault| fault.pointer).collect()
+    }
+
+    #[test]
+    fn every_fault_of_a_set_is_named_and_no_other() {
+        let rule = |more: &str| {
+            format!(
+                r#"{{"name": "b", "from": ["b.example.org"], "to": "new.example.org", "contexts": ["bulk"]{more}}}"#
+            )
+        };
+        let of = |rules: &[String]| {
+            let text = format!(r#"{{"rules": [{}], "placeholder": "https://x.example/gone.png"}}"#, rules.join(","));
+            let keys = Keys::parse("hmac-sha256=secret").unwrap();
+            let faults = Rules::parse(text.as_bytes(), &keys).err().unwrap_or_default();
+            faults.into_iter().map(|fault| fault.pointer.replacen("/rules/", "", 1)).collect::<Vec<_>>().join(" ")
+        };
+        let with = |more: &str| of(&[rule(&format!(", {more}"))]);
+        for good in [
+            r#""scheme": "http""#,
+            r#""sign": "hmac-sha256""#,
+            r#""sign": {"signer": "aliyun-a", "key": "hmac-sha256", "expires_s": 0}"#,
+            r#""rollout": {"users": ["a", 7], "percent": 12.34, "min_app_version": "3.2"}"#,
+        ] {
+            assert_eq!(with(good), "", "{good}");
+        }
+        for (wrong, at) in [
+            (r#""scheme": "ftp""#, "0/scheme"),
+            (r#""more": 1, "even/more": 2"#, "0/more 0/even~1more"),
+            (r#""sign": "md5""#, "0/sign"),
+            (r#""sign": "aliyun-a""#, "0/sign"),
+            (
+                r#""sign": {"signer": "md5", "key": "none", "expires_s": -1}"#,
+                "0/sign/signer 0/sign/key 0/sign/expires_s",
+            ),
+            (r#""sign": {"signer": "hmac-sha256", "expires_s": 31622401}"#, "0/sign/expires_s"),
+            (r#""rollout": 7"#, "0/rollout"),
+            (r#""rollout": {}"#, "0/rollout/percent"),
+            (r#""rollout": {"percent": 0.123}"#, "0/rollout/percent"),
+            (
+                r#""rollout": {"users": ["a b"], "percent": 101, "min_app_version": "x", "more": 1}"#,
+                "0/rollout/more 0/rollout/users/0 0/rollout/percent 0/rollout/min_app_version",
+            ),
+        ] {
+            assert_eq!(with(wrong), at, "{wrong}");
+        }
+        // What a rule claims is checked with the others', whatever else is wrong with it.
+        let other = |fields: &str| of(&[rule(""), format!("{{{fields}}}")]);
+        for (fields, at) in [
+            (r#""name": "c", "from": ["b.example.org"], "to": "d.example.org", "contexts": ["avatar"]"#, ""),
+            (r#""name": "c", "from": ["*.example.org"], "to": "d.example", "contexts": ["*"]"#, "1/from/0 0/to"),
+            (
+                r#""from": ["c.example.org", "b.example.org"], "to": "b.example.org", "contexts": ["bulk"], "scheme": 1"#,
+                "1/name 1/scheme 1/from/1 1/to",
+            ),
+            (r#""name": "b", "from": ["b.example.org"], "to": "", "contexts": ["none"]"#, "1/to 1/contexts/0 1/name"),
+            (r#""name": "c", "from": [], "to": "d.example.org""#, "1/from 1/contexts"),
+        ] {
+            assert_eq!(other(fields), at, "{fields}");
+        }
+        let first = rule("").replace(r#"["bulk"]"#, r#"["*"]"#);
+        let second = r#"{"name": "c", "from": ["b.example.org"], "to": "d.example.org", "contexts": "none"}"#;
+        assert_eq!(of(&[first, second.to_owned()]), "1/contexts/0");
     }
 
     #[test]
