@@ -511,21 +511,18 @@ fn shares_any(keys: &[u64]) -> String {
     format!("({})", each.join(" OR "))
 }
 
-/// Takes reports back, and returns how many there were.
+/// Takes reports back, and returns them.
 ///
 /// The piece is marked first, by when; a mark that somebody has cleared in between is made again with the deletion.
-pub(crate) async fn take_back(db: &Db, which: Which<'_>, now_ms: i64) -> Result<usize, DbError> {
+pub(crate) async fn take_back(db: &Db, which: Which<'_>, now_ms: i64) -> Result<Vec<Report>, DbError> {
     const MARK: &str = "UPDATE images_unlawful SET dirty_at_ms = $1 WHERE id = 1 AND dirty_at_ms = 0";
-    const BY_ID: &str = "DELETE FROM images_violations WHERE id = $1 RETURNING 1";
     db.execute(MARK, [now_ms.into()]).await?;
-    let deleted = match which {
-        Which::Id(id) => db.query(BY_ID, [id.into()]).await?,
-        Which::Image(keys) => {
-            let by_image = format!("DELETE FROM images_violations WHERE {} RETURNING 1", shares_any(keys));
-            db.query(&by_image, []).await?
-        }
+    let (condition, values) = match which {
+        Which::Id(id) => ("id = $1".to_owned(), vec![Value::from(id)]),
+        Which::Image(keys) => (shares_any(keys), Vec::new()),
     };
-    Ok(deleted.len())
+    let sql = format!("DELETE FROM images_violations WHERE {condition} RETURNING {COLUMNS}");
+    db.query(&sql, values).await?.iter().map(|row| Ok(entry(row)?.report)).collect()
 }
 
 #[cfg(test)]
@@ -577,7 +574,7 @@ mod tests {
         let (db, id) = reported().await;
         let before = mark(&db).await.unwrap();
         let old = gathered(&db).await.unwrap();
-        assert_eq!(take_back(&db, Which::Id(&id), 2_000).await.unwrap(), 1);
+        assert_eq!(take_back(&db, Which::Id(&id), 2_000).await.unwrap().len(), 1);
         assert!(!replace(&db, old, before.generation, 0).await.unwrap());
         let after = mark(&db).await.unwrap();
         assert!(after.dirty_at_ms > 0 && holds(&db, "/a.jpg").await);
@@ -625,7 +622,7 @@ mod tests {
         let told = async || news(&db, None).await.unwrap().hosts;
         assert_eq!(told().await, Some(Hosts::Listed(vec!["one.example.com".to_owned()])));
         // What was taken back leaves none, and what is gathered has one again.
-        assert_eq!(take_back(&db, Which::Id(&id), 2_000).await.unwrap(), 1);
+        assert_eq!(take_back(&db, Which::Id(&id), 2_000).await.unwrap().len(), 1);
         assert_eq!((path_filter(&db, generation().await).await.unwrap(), told().await), (None, None));
         assert!(gather(&db, generation().await, 0).await.unwrap());
         let fewer = gathered_keys(&db).await.unwrap();
@@ -712,7 +709,7 @@ mod tests {
                 report(&db, &kept, &image.keys(&rules), 1_000).await.unwrap();
             }
             assert_eq!(of(keys(asked)).await, 2);
-            assert_eq!(take_back(&db, Which::Image(&keys(asked)), 2_000).await.unwrap(), 2);
+            assert_eq!(take_back(&db, Which::Image(&keys(asked)), 2_000).await.unwrap().len(), 2);
             assert_eq!(of(keys(asked)).await, 0);
         }
         assert_eq!(of(keys("https://img10.360buyimg.com/b.jpg")).await, 1);

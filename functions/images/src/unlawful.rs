@@ -382,6 +382,11 @@ impl Image {
         (clean && named && port.parse::<u16>().is_ok()).then(|| Self { host, path: path.into(), query: query.into() })
     }
 
+    /// As it is known where it was reported without a query.
+    pub(crate) fn without_query(&self) -> Self {
+        Self { query: String::new(), ..self.clone() }
+    }
+
     /// Its keys: under its own host, and under those that rules make of it.
     pub(crate) fn keys(&self, rules: &Rules) -> Keys {
         self.keys_under(hosts_of(&self.host, &[], None, rules))

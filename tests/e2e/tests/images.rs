@@ -358,10 +358,26 @@ async fn a_message_is_published_rewritten_in_its_envelope() -> Result<()> {
         let message = tokio::time::timeout(PATIENCE, messages.next()).await?.context("no message")?;
         assert_eq!(serde_json::from_slice::<Value>(message.get_payload_bytes())?, expected);
     }
+    // What is not there may also be empty, and what an app says of itself may be nonsense. Every other byte stays.
+    let sent = |url: &str| {
+        format!(
+            "{{ \"context\": \"\",\"user\":\"\",\n\"app_version\": \"?\" , \"body\":\t[\"{url}\", 1.50], \"id\":\"\\u0037\"}} "
+        )
+    };
+    app.publish("images.messages", sent(OLD)).await?;
+    let message = tokio::time::timeout(PATIENCE, messages.next()).await?.context("no message")?;
+    assert_eq!(String::from_utf8_lossy(message.get_payload_bytes()), sent(NEW));
+    let is_rewritten = |line: &Value| line["outcome"] == "rewritten" && line["key"] == "*";
+    let line = app.runtime.wait_for_log("images-events", PATIENCE, is_rewritten).await?;
+    assert_eq!((&line["what"], &line["path"]), (&json!("body"), &json!("redis")), "{line}");
     app.publish("images.messages", r#"{"context":"nonsense"}"#).await?;
     let line = app.runtime.wait_for_log("images-events", PATIENCE, |line| line["outcome"] == "rejected").await?;
     let detail = line["detail"].as_str().unwrap();
     assert!(detail.contains("/context") && detail.contains("/body"), "{detail}");
+    // It was not published: the next one that comes is another.
+    app.publish("images.messages", json!({"body": "last"}).to_string()).await?;
+    let message = tokio::time::timeout(PATIENCE, messages.next()).await?.context("no message")?;
+    assert_eq!(serde_json::from_slice::<Value>(message.get_payload_bytes())?, json!({"body": "last"}));
     Ok(())
 }
 
@@ -502,6 +518,90 @@ async fn an_unlawful_image_becomes_the_placeholder_until_it_is_taken_back() -> R
     let pointers: Vec<_> = problem["errors"].as_array().unwrap().iter().map(|error| &error["pointer"]).collect();
     assert_eq!(status, 400);
     assert_eq!(pointers, ["/url", "/doctor_id", "/reason"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn operators_list_reports_and_take_them_back_and_nobody_else_may() -> Result<()> {
+    let app = app().await?;
+    let url = |name: &str| format!("https://img10.360buyimg.com/{name}.jpg");
+    let mut kept = Vec::new();
+    for (name, doctor, patient, order) in
+        [("a", "d1", "p1", "o1"), ("b", "d2", "p1", "o2"), ("c", "d2", "p2", "o3"), ("c?v=2", "", "", "")]
+    {
+        let report = json!({"url": url(name).replace("?v=2.jpg", ".jpg?v=2"), "doctor_id": doctor, "patient_id": patient,
+            "order_no": order, "channel": "wechat", "reason": "违规"});
+        let (status, report) = app.answer("/images/violations", report.to_string()).await?;
+        assert_eq!(status, 201, "{report}");
+        kept.push(report);
+    }
+    let list = async |query: &str| -> Result<Vec<usize>> {
+        let (status, list) = answered(app.admin(Method::GET, &format!("/images/violations?{query}"))).await?;
+        assert_eq!(status, 200, "{list}");
+        let place = |item: &Value| kept.iter().position(|report| report == item).context("an unknown report");
+        list["items"].as_array().context("no items")?.iter().map(place).collect()
+    };
+    for (query, expected) in [
+        ("", vec![3, 2, 1, 0]),
+        ("doctor_id=d2", vec![2, 1]),
+        ("patient_id=p1", vec![1, 0]),
+        ("order_no=o3", vec![2]),
+        ("doctor_id=d2&patient_id=p1", vec![1]),
+        ("doctor_id=none", vec![]),
+        // All that make this URL the placeholder.
+        ("url=https://img10.360buyimg.com/c.jpg?v=2", vec![3, 2]),
+        ("url=https://img.hospital.example/c.jpg", vec![2]),
+        ("url=https://img10.360buyimg.com/a.jpg?w=1", vec![0]),
+    ] {
+        assert_eq!(list(query).await?, expected, "{query}");
+    }
+    let (_, page) = answered(app.admin(Method::GET, "/images/violations?limit=3")).await?;
+    assert_eq!(page["items"].as_array().map(Vec::len), Some(3));
+    let cursor = page["next_cursor"].as_str().context("no cursor")?;
+    assert_eq!(list(&format!("limit=3&cursor={cursor}")).await?, [0]);
+    let of = |report: &Value| format!("/images/violations/{}", report["id"].as_str().unwrap());
+    assert_eq!(answered(app.admin(Method::GET, &of(&kept[1]))).await?, (200, kept[1].clone()));
+    for wrong in ["limit=0", "limit=501", "cursor=x", "url=x", "doctor=d1"] {
+        let (status, problem) = answered(app.admin(Method::GET, &format!("/images/violations?{wrong}"))).await?;
+        assert_eq!((status, problem["errors"].as_array().map(Vec::len)), (400, Some(1)), "{wrong}");
+    }
+
+    let client = harness::http_client(PATIENCE);
+    for (method, path) in [
+        (Method::GET, "/images/violations".to_owned()),
+        (Method::GET, of(&kept[1])),
+        (Method::DELETE, of(&kept[1])),
+        (Method::DELETE, format!("/images/violations?url={}", url("a"))),
+        (Method::GET, "/images/rules".into()),
+        (Method::GET, "/images/rules/history".into()),
+        (Method::GET, "/images/rules/history/1".into()),
+    ] {
+        let request = client.request(method.clone(), app.runtime.url(&path));
+        let by_service = request.try_clone().context("a body")?.bearer_auth(API_TOKEN).send().await?.status();
+        assert_eq!(
+            (by_service, request.send().await?.status().as_u16()),
+            (reqwest::StatusCode::FORBIDDEN, 401),
+            "{method} {path}"
+        );
+    }
+
+    let by_url = "/images/violations?url=https://img10.360buyimg.com/c.jpg?v=2";
+    assert_eq!(app.admin(Method::DELETE, by_url).send().await?.status(), 204);
+    assert_eq!(app.admin(Method::DELETE, by_url).send().await?.status(), 404);
+    assert_eq!(list("").await?, [1, 0]);
+    known_everywhere().await;
+    let body = format!("{} {}", url("c"), url("a"));
+    assert_eq!(rewritten(&app, "", &body).await?, format!("https://img.hospital.example/c.jpg {PLACEHOLDER}"));
+    // The log tells the risk system of each, by ids alone.
+    for (report, outcome) in [(&kept[2], "kept"), (&kept[2], "taken_back"), (&kept[3], "taken_back")] {
+        let is_it =
+            |line: &Value| line["what"] == "violation" && line["key"] == report["id"] && line["outcome"] == outcome;
+        let line = app.runtime.wait_for_log("images", PATIENCE, is_it).await?;
+        for name in ["doctor_id", "patient_id", "order_no", "channel"] {
+            assert_eq!(line[name], report[name], "{name}: {line}");
+        }
+        assert!(!line.to_string().contains("360buyimg"), "{line}");
+    }
     Ok(())
 }
 
@@ -814,6 +914,34 @@ async fn a_fetched_answer_is_rewritten_and_only_configured_origins_are_reached()
 }
 
 /// An origin's answer as it comes out of `/images/fetch`, and the application.
+#[tokio::test]
+async fn an_origin_that_does_not_answer_as_it_must_is_a_bad_gateway() -> Result<()> {
+    const ENCODED: &str = "HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+    let (encoded, mut asked) = origin(ENCODED).await?;
+    let dead = format!("http://127.0.0.1:{}", harness::port::free());
+    let app = App::http(|builder| {
+        builder.variable("images_origin_1", encoded.clone()).variable("images_origin_2", dead.clone())
+    })
+    .await?;
+    let fetch = async |origin: &str, path: &str| -> Result<(u16, Value)> {
+        let name = origin.strip_prefix("http://").context("no scheme")?;
+        let request = harness::http_client(PATIENCE).get(app.runtime.url(&format!("/images/fetch/{name}{path}")));
+        answered(request.bearer_auth(API_TOKEN)).await
+    };
+    for origin in [&encoded, &dead] {
+        let (status, problem) = fetch(origin, "/a").await?;
+        assert_eq!((status, &problem["type"]), (502, &json!("urn:clinic:problem:bad-gateway")), "{problem}");
+    }
+    assert!(asked.recv().await.context("not asked")?.starts_with("GET /a HTTP/1.1\r\n"));
+    // A path goes out as it came, and leads nowhere else.
+    for path in ["//evil.example/a", "/a%0d%0ahost:evil.example", "/@evil.example"] {
+        assert_eq!(fetch(&encoded, path).await?.0, 502, "{path}");
+        let head = asked.recv().await.context("not asked")?;
+        assert!(head.starts_with(&format!("GET {path} HTTP/1.1\r\n")), "{path}: {head}");
+    }
+    Ok(())
+}
+
 async fn fetched_from(url: &str) -> Result<(App, reqwest::Result<Response>)> {
     let app =
         App::http(|builder| builder.variable("images_sign_keys", SIGN_KEYS).variable("images_origin_1", url)).await?;

@@ -54,7 +54,7 @@ pub(super) async fn report(request: Request) -> Result<(StatusCode, Json<Entry>)
     }
     gather_if_many(db).await?;
     look_again().await?;
-    log(&report.id, if is_new { "kept" } else { "repeated" }, Some(&report), started.elapsed());
+    log(&report, if is_new { "kept" } else { "repeated" }, started.elapsed());
     Ok((if is_new { StatusCode::CREATED } else { StatusCode::OK }, Json(entry)))
 }
 
@@ -82,11 +82,11 @@ pub(super) async fn one(Path(id): Path<String>, request: Request) -> Result<Json
 pub(super) async fn take_back(Path(id): Path<String>, request: Request) -> Result<StatusCode, Problem> {
     let started = Instant::now();
     allowed(Role::Admin, request.headers()).await?;
-    if taken_back(Which::Id(&id)).await? == 0 {
-        return Err(not_found("violation", &id));
+    if taken_back(Which::Id(&id), started).await? {
+        Ok(StatusCode::NO_CONTENT)
+    } else {
+        Err(not_found("violation", &id))
     }
-    log(&id, "taken_back", None, started.elapsed());
-    Ok(StatusCode::NO_CONTENT)
 }
 
 /// All reports of an image.
@@ -100,24 +100,31 @@ pub(super) async fn take_back_image(request: Request) -> Result<StatusCode, Prob
         let fault = Fault::at("/query/url", "must be an image's http or https URL");
         return Err(Problem::bad_input("the query is not acceptable").with(fault));
     };
-    if taken_back(Which::Image(&keys(&image).await?)).await? == 0 {
-        return Err(not_found("violation of", &url));
+    let keys = keys(&image).await?;
+    if taken_back(Which::Image(&keys), started).await? {
+        Ok(StatusCode::NO_CONTENT)
+    } else {
+        Err(not_found("violation of", &url))
     }
-    log("-", "taken_back", None, started.elapsed());
-    Ok(StatusCode::NO_CONTENT)
 }
 
-/// What an image is asked for by; an older release's reports have their keys made anew first.
+/// What an image is asked for by: all that makes its URL the placeholder. An older release's reports have their keys
+/// made anew first.
 async fn keys(image: &Image) -> Result<Vec<u64>, Problem> {
-    Ok(image.keys(&standing().await?.rules).images)
+    let rules = standing().await?.rules;
+    let mut keys = image.keys(&rules).images;
+    keys.extend(image.without_query().keys(&rules).images);
+    Ok(keys)
 }
 
-async fn taken_back(which: Which<'_>) -> Result<usize, Problem> {
+/// Whether there was any.
+async fn taken_back(which: Which<'_>, started: Instant) -> Result<bool, Problem> {
     let db = db().await?;
-    let count = store::take_back(db, which, clock::now_ms()).await?;
+    let reports = store::take_back(db, which, clock::now_ms()).await?;
     gather(db).await?;
     look_again().await?;
-    Ok(count)
+    reports.iter().for_each(|report| log(report, "taken_back", started.elapsed()));
+    Ok(!reports.is_empty())
 }
 
 /// What the risk system reads.
@@ -129,13 +136,13 @@ struct KnownAs<'a> {
     channel: &'a str,
 }
 
-fn log(key: &str, outcome: &str, report: Option<&Report>, took: Duration) {
-    let known_as = report.map(|report| KnownAs {
+fn log(report: &Report, outcome: &str, took: Duration) {
+    let known_as = KnownAs {
         order_no: &report.order_no,
         doctor_id: &report.doctor_id,
         patient_id: &report.patient_id,
         channel: &report.channel,
-    });
-    let path = EntryPath::Http;
+    };
+    let (key, path) = (&report.id, EntryPath::Http);
     Line { known_as, what: "violation", key, outcome, detail: None, took, path, version: VERSION }.write();
 }
