@@ -357,41 +357,121 @@ pub(crate) fn goes_on(bytes: &[u8], at: usize, depth: usize, last: bool) -> Opti
             _ => false,
         });
     }
-    if let Some(code) = escaped_code(rest) {
+    if let Some((code, _)) = escaped_code(rest) {
         return Some(of_code(code));
     }
     match rest {
-        [byte @ 128..=255, ..] => {
-            let length = match byte {
-                0xC0..0xE0 => 2,
-                0xE0..0xF0 => 3,
-                0xF0..=0xFF => 4,
-                _ => 1,
-            };
-            match rest.get(..length) {
-                Some(char) => Some(std::str::from_utf8(char).map_or(true, |text| text.chars().all(of_char))),
-                None => last.then_some(true),
-            }
-        }
+        [byte @ 128..=255, ..] => match rest.get(..utf8_length(*byte)) {
+            Some(char) => Some(std::str::from_utf8(char).map_or(true, |text| text.chars().all(of_char))),
+            None => last.then_some(true),
+        },
         _ => Some(false),
+    }
+}
+
+/// A character at which a URL ends in a body, and that an image's path may hold all the same, where nobody has
+/// percent-encoded it.
+pub(crate) struct Letter {
+    utf8: [u8; 4],
+    length: usize,
+    /// The bytes that it takes in the body.
+    pub(crate) size: usize,
+}
+
+impl Letter {
+    fn of(char: char, size: usize) -> Self {
+        let mut utf8 = [0; 4];
+        let length = char.encode_utf8(&mut utf8).len();
+        Self { utf8, length, size }
+    }
+
+    fn of_byte(byte: u8, size: usize) -> Self {
+        Self { utf8: [byte, 0, 0, 0], length: 1, size }
+    }
+
+    /// As a path with its escapes undone holds it.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.utf8.get(..self.length).unwrap_or_default()
+    }
+}
+
+/// Whether a path with its escapes undone holds a byte as a part of such a character.
+pub(crate) const fn is_of_letter(byte: u8) -> bool {
+    matches!(byte, b'[' | b']' | 128..)
+}
+
+/// The [`Letter`] at `at`: a bracket, or one beyond ASCII, in whatever escaping; percent-encoded, a byte of it. `None` if
+/// more bytes must come to tell.
+pub(crate) fn letter(bytes: &[u8], at: usize, depth: usize, last: bool) -> Option<Option<Letter>> {
+    match token(bytes, at, depth, last) {
+        Token::More => return None,
+        Token::Char(byte, size) => return Some(is_of_letter(byte).then(|| Letter::of_byte(byte, size))),
+        Token::End => {}
+    }
+    let rest = bytes.get(at..).unwrap_or_default();
+    if depth > 0 {
+        let sign = percent_sign(depth);
+        return Some(match rest.strip_prefix(sign).map(|digits| hexadecimal(digits, 2)) {
+            Some(Digits::Value(value @ 128..=255, digits)) => {
+                u8::try_from(value).ok().map(|byte| Letter::of_byte(byte, sign.len() + digits))
+            }
+            _ => None,
+        });
+    }
+    if let Some((code, size)) = escaped_code(rest) {
+        let is_high = |code: &u32| (0xD800..0xDC00).contains(code);
+        let Some(high) = Some(code).filter(is_high) else {
+            return Some(char::from_u32(code).filter(|_| code >= 128).map(|char| Letter::of(char, size)));
+        };
+        let behind = rest.get(size..).unwrap_or_default();
+        return match escaped_code(behind) {
+            Some((low @ 0xDC00..0xE000, more)) => {
+                let code = 0x1_0000 + ((high - 0xD800) << 10) + (low - 0xDC00);
+                Some(char::from_u32(code).map(|char| Letter::of(char, size + more)))
+            }
+            None if !last && matches!(token(bytes, at + size, depth, last), Token::More) => None,
+            _ => Some(None),
+        };
+    }
+    match rest {
+        [byte @ 128..=255, ..] => {
+            let Some(char) = rest.get(..utf8_length(*byte)) else {
+                return last.then(|| Some(Letter::of_byte(*byte, 1)));
+            };
+            let char = std::str::from_utf8(char).ok().and_then(|text| text.chars().next());
+            Some(Some(char.map_or_else(|| Letter::of_byte(*byte, 1), |char| Letter::of(char, char.len_utf8()))))
+        }
+        _ => Some(None),
+    }
+}
+
+/// How many bytes a character has that begins with this one, of those beyond ASCII.
+const fn utf8_length(first: u8) -> usize {
+    match first {
+        0xC0..0xE0 => 2,
+        0xE0..0xF0 => 3,
+        0xF0..=0xFF => 4,
+        _ => 1,
     }
 }
 
 /// Whether a character beyond ASCII stands at `at`, escaped as JSON or HTML do.
 pub(crate) fn is_beyond(bytes: &[u8], at: usize) -> bool {
-    escaped_code(bytes.get(at..).unwrap_or_default()).is_some_and(|code| code >= 128)
+    escaped_code(bytes.get(at..).unwrap_or_default()).is_some_and(|(code, _)| code >= 128)
 }
 
-/// The code of the character that these bytes begin with, escaped as JSON or HTML do.
-fn escaped_code(rest: &[u8]) -> Option<u32> {
-    let backslashes = rest.iter().take_while(|byte| **byte == b'\\').count();
-    let digits = match rest.get(backslashes..).unwrap_or_default() {
-        [b'u', digits @ ..] if (1..=BACKSLASHES_MAX).contains(&backslashes) => hexadecimal(digits, 4),
-        [b'&', ..] if backslashes == 0 => numeric(rest)?,
+/// The code of the character that these bytes begin with, escaped as JSON or HTML do, and how many bytes it takes.
+fn escaped_code(rest: &[u8]) -> Option<(u32, usize)> {
+    let backslashes = rest.iter().take(BACKSLASHES_MAX + 1).take_while(|byte| **byte == b'\\').count();
+    let (digits, head) = match rest.get(backslashes..).unwrap_or_default() {
+        [b'u', digits @ ..] if (1..=BACKSLASHES_MAX).contains(&backslashes) => {
+            (hexadecimal(digits, 4), backslashes + 1)
+        }
+        [b'&', ..] if backslashes == 0 => (numeric(rest)?, 0),
         _ => return None,
     };
     match digits {
-        Digits::Value(code, _) => Some(code),
+        Digits::Value(code, length) => Some((code, head + length)),
         Digits::More | Digits::None => None,
     }
 }

@@ -17,10 +17,10 @@ use shared::rollout::bucket;
 
 use crate::{
     media::Media,
-    rewrite::{Counts, EXTENSIONS, NESTED_MAX, Rewriter, URL_MAX, finder},
+    rewrite::{Counts, EXTENSIONS, LETTERS_MAX, NESTED_MAX, Rewriter, URL_MAX, finder},
     rules::{Caller, Context, Fate, Rules},
     sign,
-    unlawful::{Bloom, Image, Lack, Unlawful, sorted},
+    unlawful::{Bloom, Image, Keys, Lack, Unlawful, sorted},
 };
 
 /// The spellings of a slash, by families: both slashes of a URL are of one.
@@ -315,16 +315,71 @@ struct Rest {
     question: Option<usize>,
     /// Every character of the query with its place and length.
     characters: Vec<(char, usize, usize)>,
+    /// How many letters it was read through.
+    letters: usize,
+}
+
+/// A bracket, or a character beyond ASCII, as a reported URL may have it, and its length.
+fn letter(body: &[u8], at: usize, depth: usize) -> Option<(String, usize)> {
+    if let Some((char, length)) = character(body, at, depth) {
+        return "[]".contains(char).then(|| (char.into(), length));
+    }
+    let rest = body.get(at..)?;
+    let text: String = rest.iter().take(40).map(|byte| char::from(*byte)).collect();
+    if depth > 0 {
+        let escape = if depth == 2 { "%25" } else { "%" };
+        let digits = text.strip_prefix(escape)?.get(..2)?;
+        let is_one = digits.chars().all(|digit| digit.is_ascii_hexdigit());
+        let byte = u8::from_str_radix(digits, 16).ok().filter(|byte| is_one && *byte >= 128)?;
+        return Some((format!("%{byte:02X}"), escape.len() + 2));
+    }
+    if let Some(code) = escaped_code(&text).filter(|code| *code >= 128) {
+        let length = |text: &str| {
+            let end = if text.starts_with('&') { text.find(';') } else { text.find('u').map(|at| at + 4) };
+            end.unwrap() + 1
+        };
+        let first = length(&text);
+        if let Some(char) = char::from_u32(code) {
+            return Some((char.into(), first));
+        }
+        let behind = &text[first..];
+        let pair = [u16::try_from(code).ok()?, u16::try_from(escaped_code(behind)?).ok()?];
+        return Some((String::from_utf16(&pair).ok()?, first + length(behind)));
+    }
+    let chunk = rest.utf8_chunks().next()?;
+    match chunk.valid().chars().next() {
+        Some(char) => (!char.is_ascii()).then(|| (char.into(), char.len_utf8())),
+        None => Some((format!("%{:02X}", rest[0]), 1)),
+    }
 }
 
 fn rest(body: &[u8], url: &Url, media: Media) -> Rest {
+    rest_through(body, url, media, 0)
+}
+
+/// Read on through so many letters of its path.
+fn rest_through(body: &[u8], url: &Url, media: Media, through: usize) -> Rest {
     let depth = depth(&url.slash);
     let is_value = is_value(body, url.start, depth, media);
     let mut is_whole = true;
     // Every character with its place, as far as the URL may go.
     let mut text: Vec<(char, usize, usize)> = Vec::new();
     let mut at = url.end;
-    while let Some((char, length)) = character(body, at, depth) {
+    let mut letters = 0;
+    loop {
+        let is_path = !text.is_empty() && text.iter().all(|(char, ..)| !"?#".contains(*char));
+        if let Some((spelling, length)) = letter(body, at, depth).filter(|_| letters < through && is_path) {
+            letters += 1;
+            let last = spelling.chars().count() - 1;
+            text.extend(spelling.chars().enumerate().map(|(n, char)| (char, at, if n == last { length } else { 0 })));
+            at += length;
+            is_whole = at - url.end <= URL_MAX;
+            if is_whole {
+                continue;
+            }
+            break;
+        }
+        let Some((char, length)) = character(body, at, depth) else { break };
         let opened = text.iter().filter(|(char, ..)| *char == '(').count();
         let closed = text.iter().filter(|(char, ..)| *char == ')').count();
         let behind = body.get(at + 1..).unwrap_or_default();
@@ -390,7 +445,19 @@ fn rest(body: &[u8], url: &Url, media: Media) -> Rest {
     };
     let characters = if is_whole { text[path.chars().count()..shown_count].to_vec() } else { Vec::new() };
     let ampersand = ampersand.unwrap_or(default);
-    Rest { end: end_of(cut), stop: at, insert, path, query, ampersand, goes_on, characters, is_whole, question }
+    Rest {
+        end: end_of(cut),
+        stop: at,
+        insert,
+        path,
+        query,
+        ampersand,
+        goes_on,
+        characters,
+        is_whole,
+        question,
+        letters,
+    }
 }
 
 fn is_file(path: &str) -> bool {
@@ -534,21 +601,29 @@ impl Oracle<'_> {
         let rest = (is_free || read.1 < NESTED_MAX).then(|| rest(body, url, self.media));
         if let Some(rest) = &rest {
             *read = (read.0.max(rest.stop), if is_free { 1 } else { read.1 + 1 });
-            let query = rest.query.as_deref().filter(|_| rest.is_whole).map(|query| format!("?{query}"));
+            let is_unlawful = |rest: &Rest| {
+                let query = rest.query.as_deref().filter(|_| rest.is_whole).map(|query| format!("?{query}"));
+                let address = |host: &&str, query: &str| Image::parse(&format!("https://{host}{}{query}", rest.path));
+                let shown = hosts.iter().flat_map(|host| {
+                    [address(host, query.as_deref().unwrap_or_default()), address(host, "")].into_iter().flatten()
+                });
+                shown
+                    .map(|image| image.keys(self.rules).images[0])
+                    .any(|key| self.unlawful.iter().any(|report| report.keys(self.rules).images.contains(&key)))
+            };
             // Of what is too long the path counts, if it is there.
             let end = if rest.is_whole { Some(rest.end) } else { rest.question };
-            for host in hosts {
-                let address = |query: &str| Image::parse(&format!("https://{host}{}{query}", rest.path));
-                let shown = [address(&query.clone().unwrap_or_default()), address("")];
-                let is_unlawful = shown.into_iter().flatten().any(|image| {
-                    let keys = image.keys(self.rules);
-                    self.unlawful.iter().any(|report| report.keys(self.rules).images.contains(&keys.images[0]))
-                });
-                if let Some(end) = end.filter(|_| is_unlawful) {
-                    let placeholder = written(&self.rules.placeholder, url, "&");
-                    edits.push((url.start, end, placeholder.into()));
-                    return Some(end);
-                }
+            let longer = (1..=LETTERS_MAX)
+                .map(|through| rest_through(body, url, self.media, through))
+                .zip(1..)
+                .take_while(|(longer, through)| rest.is_whole && longer.is_whole && longer.letters == *through)
+                .filter(|(longer, _)| is_unlawful(longer))
+                .last();
+            let end = longer.map(|(longer, _)| longer.end).or_else(|| end.filter(|_| is_unlawful(rest)));
+            if let Some(end) = end {
+                let placeholder = written(&self.rules.placeholder, url, "&");
+                edits.push((url.start, end, placeholder.into()));
+                return Some(end);
             }
         }
         let (rule, place) = (rule?, place?);
@@ -631,6 +706,12 @@ fn reports() -> Vec<Image> {
         "https://signed.example.com/b/c.jpg",
         "https://img10.360buyimg.com/a/path/as/long/as/most/are/0123456789.jpg",
         "https://img10.360buyimg.com/one/that/is/longer/than/what/is/read/of/a/path/at/once/0123456789.jpg",
+        "https://img10.360buyimg.com/头像.jpg",
+        "https://img10.360buyimg.com/x（1）.png",
+        "https://new.example.com/a.%E5%A4%B4%5B1%5D.jpg",
+        "https://foreign.example.net/x[1].png",
+        "https://foreign.example.net/x",
+        "https://s.example.org/%F0%9F%98%80.png",
     ]
     .map(|url| Image::parse(url).unwrap())
     .into()
@@ -660,7 +741,7 @@ impl Case<'_> {
     fn streamed_by(&self, find: bool, cuts: &[usize]) -> (Vec<u8>, Counts) {
         let rules = rules();
         let reports: Vec<_> = reports().iter().filter(|_| self.reported).map(|image| image.keys(&rules)).collect();
-        let gathered = sorted(reports.iter().flat_map(|keys| keys.images.clone()).collect());
+        let gathered = sorted(reports.iter().flat_map(Keys::all).copied().collect());
         let hosts: Vec<String> = reports.iter().flat_map(|keys| keys.hosts.clone()).collect();
         // By a list of hosts, or as if they were too many for one.
         let is_listed = hosts.is_empty() || self.body.len().is_multiple_of(2);
@@ -706,6 +787,35 @@ impl Case<'_> {
     fn expected(&self) -> Vec<u8> {
         let reports = if self.reported { reports() } else { Vec::new() };
         Oracle { rules: &rules(), unlawful: &reports, caller: self.caller, media: self.media }.rewrite(self.body)
+    }
+}
+
+#[test]
+fn an_unlawful_image_goes_however_its_letters_are_written() {
+    const GONE: &str = "https://safe.example.com/gone.png?v=1";
+    let caller = Caller::default();
+    let escaped = |slash: &str| GONE.replace('/', slash);
+    let quoted = "https%3A%2F%2Fsafe.example.com%2Fgone.png%3Fv%3D1".to_owned();
+    for (body, expected) in [
+        ("https://img10.360buyimg.com/头像.jpg，看图", format!("{GONE}，看图")),
+        ("https://img10.360buyimg.com/头像.jpg", GONE.into()),
+        (r"https:\/\/img10.360buyimg.com\/\u5934\u50cf.jpg\u3002", escaped(r"\/") + r"\u3002"),
+        ("https://img10.360buyimg.com/&#22836;&#x50CF;.jpg&#12290;", format!("{GONE}&#12290;")),
+        ("https%3A%2F%2Fimg10.360buyimg.com%2F%E5%A4%B4%E5%83%8F.jpg&w=1", format!("{quoted}&w=1")),
+        ("https://new.example.com/x（1）.png）", format!("{GONE}）")),
+        ("https://foreign.example.net/x[1].png]", format!("{GONE}]")),
+        (r"https://s.example.org/\ud83d\ude00.png图", format!("{GONE}图")),
+        ("https://s.example.org/😀.png?w=1 ", format!("{GONE} ")),
+        // Others that begin likewise, and what follows one that is shorter.
+        ("https://new.example.com/头.jpg ", "https://new.example.com/头.jpg ".into()),
+        ("https://foreign.example.net/x[2].png", format!("{GONE}[2].png")),
+        ("https://foreign.example.net/y[1].png", "https://foreign.example.net/y[1].png".into()),
+    ] {
+        let case = Case { body: body.as_bytes(), caller: &caller, media: Media::Other, reported: true };
+        assert_eq!(shown(&case.expected()), shown(expected.as_bytes()), "{body}");
+        for cut in 0..body.len() {
+            assert_eq!(shown(&case.streamed(&[cut]).0), shown(expected.as_bytes()), "{body} {cut}");
+        }
     }
 }
 
@@ -959,8 +1069,62 @@ fn piece() -> impl Strategy<Value = Vec<u8>> {
         pick(&["\", \"of a message\": \"", " and another one: ", "'><img class=\"avatar\" src='", "\n", "<"]),
     )
         .prop_map(|(scheme, host, path, end)| [scheme, host, path, end].concat());
+    // Paths with characters that nobody has percent-encoded.
+    let lettered = (
+        pick(&["https://", "https://", "https:\\/\\/", "https%3A%2F%2F", "https%3A//", "https%253A%252F%252F", "//"]),
+        pick(&[
+            "img10.360buyimg.com",
+            "img10.360buyimg.com",
+            "new.example.com",
+            "foreign.example.net",
+            "s.example.org",
+        ]),
+        pick(&[
+            "/头像.jpg",
+            "/\\u5934\\u50cf.jpg",
+            "/&#22836;&#x50CF;.jpg",
+            "/%E5%A4%B4像.jpg",
+            "\\/头像.jpg",
+            "%2F%E5%A4%B4%E5%83%8F.jpg",
+            "/%E5%A4%B4%E5%83%8F.jpg",
+            "%252F%25E5%25A4%25B4%25E5%2583%258F.jpg",
+            "/x（1）.png",
+            "/x\\uff081）.png",
+            "/x[1].png",
+            "/x%5B1].png",
+            "%2Fx%5B1%5D.png",
+            "/x[2].png",
+            "/x",
+            "/x.[1].png",
+            "/a.头[1].jpg",
+            "/a头[1].jpg",
+            "/😀.png",
+            "/\\ud83d\\ude00.png",
+            "/\\ud83d",
+            "/头像.jpg?w=1",
+            "/头像.jpg?w=图",
+            "/头像.jpg#f",
+            "/头",
+        ]),
+        pick(&[
+            "\"",
+            " ",
+            "，看图",
+            "。",
+            "图",
+            ".",
+            "]",
+            "）",
+            ".jpg",
+            "\\u3002",
+            "",
+            "https://img10.360buyimg.com/a.jpg",
+        ]),
+    )
+        .prop_map(|(scheme, host, path, end)| [scheme, host, path, end].concat());
     prop_oneof![
         6 => around,
+        4 => lettered,
         8 => url,
         4 => plain,
         1 => host(),

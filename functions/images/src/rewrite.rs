@@ -12,8 +12,8 @@ use shared::rollout::{Percent, bucket};
 
 use crate::{
     escaping::{
-        Ampersand, REFERENCE_MAX, Style, Token, colon_before, goes_on, is_beyond, is_url, percent_sign, slash_before,
-        token,
+        Ampersand, REFERENCE_MAX, Style, Token, colon_before, goes_on, is_beyond, is_url, letter, percent_sign,
+        slash_before, token,
     },
     finder::Finder,
     lanes::{append, equal, host_run, host_run_back, is_host, path_run, spread},
@@ -288,6 +288,8 @@ struct Rest {
     ampersand: Ampersand,
     /// Whether it was read to its end.
     is_whole: bool,
+    /// How many letters it was read through.
+    letters: usize,
 }
 
 /// Of a URL, what the reading of its rest needs to know.
@@ -298,6 +300,8 @@ struct Unread {
     ampersand: Ampersand,
     /// Whether `&` ends it.
     is_value: bool,
+    /// So many letters of its path do not end it.
+    through: usize,
 }
 
 /// What a URL becomes.
@@ -757,12 +761,10 @@ impl Rewriter {
         let Some(Host { name: host, rule, reported, .. }) = hosts.get(place) else { return Ok(Verdict::Leave) };
         let by_url = rule.is_some_and(|(_, fate)| fate != Fate::In);
         let style = head.style;
+        let unread = Unread { authority, depth: style.depth(), ampersand, is_value, through: 0 };
         let found = match plain {
-            Some(end) => Some(Rest { end, stop: end, insert: end, query: None, ampersand, is_whole: true }),
-            None if read.may_read(head.start) => {
-                let unread = Unread { authority, depth: style.depth(), ampersand, is_value };
-                Some(rest(input, unread, last, path, query)?)
-            }
+            Some(end) => Some(Rest { end, stop: end, insert: end, query: None, ampersand, is_whole: true, letters: 0 }),
+            None if read.may_read(head.start) => Some(rest(input, unread, last, path, query)?),
             None => None,
         };
         if let Some(rest) = &found {
@@ -780,6 +782,17 @@ impl Rewriter {
                 _ => Verdict::Leave,
             });
         };
+        if plain.is_none()
+            && rest.query.is_none()
+            && !reported.is_empty()
+            && letter(input, rest.stop, style.depth(), last).ok_or(More)?.is_some()
+            && trust.settle(unlawful.has_beginning(reported, path, key))
+        {
+            let mut is_unlawful = |path: &[u8], query: &[u8]| trust.settle(unlawful.holds(reported, path, query, key));
+            if let Some(end) = end_with_letters(input, unread, last, &mut is_unlawful)? {
+                return Ok(Verdict::Remove { end });
+            }
+        }
         let is_unlawful = match plain {
             _ if reported.is_empty() => Ok(false),
             Some(_) => unlawful.has(reported, path),
@@ -1138,20 +1151,55 @@ fn plain_path(input: &[u8], authority: Authority, style: Style) -> Option<usize>
     (ends && !is_mark).then_some(authority.end + length)
 }
 
+/// So many letters are read through, at most, where an image begins like that.
+pub(crate) const LETTERS_MAX: usize = 64;
+
+/// Where a URL ends that is read on through letters of its path, if it is unlawful then; of several ends, the last.
+fn end_with_letters(
+    input: &[u8],
+    unread: Unread,
+    last: bool,
+    is_unlawful: &mut impl FnMut(&[u8], &[u8]) -> bool,
+) -> Result<Option<usize>, More> {
+    let (mut path, mut query, mut end) = (Vec::new(), Vec::new(), None);
+    for through in 1..=LETTERS_MAX {
+        let rest = rest(input, Unread { through, ..unread }, last, &mut path, &mut query)?;
+        if rest.letters < through || !rest.is_whole {
+            break;
+        }
+        if is_unlawful(&path, &query) {
+            end = Some(rest.end);
+        }
+    }
+    Ok(end)
+}
+
 /// What follows a URL's authority, with its path and query unescaped; of what is too long, the beginning.
 fn rest(input: &[u8], of: Unread, last: bool, path: &mut Vec<u8>, query: &mut Vec<u8>) -> Result<Rest, More> {
-    let Unread { authority, depth, ampersand, is_value } = of;
+    let Unread { authority, depth, ampersand, is_value, through } = of;
     path.clear();
     query.clear();
     let from = authority.end;
     let bare = authority.replaced_end;
-    let mut found = Rest { end: bare, stop: from, insert: bare, query: None, ampersand, is_whole: true };
+    let mut found = Rest { end: bare, stop: from, insert: bare, query: None, ampersand, is_whole: true, letters: 0 };
     let (mut fragment, mut parentheses) = (false, 0_u32);
     let (mut path_length, mut query_length) = (0, 0);
     let mut at = from;
     loop {
         if at - from > URL_MAX {
             return Ok(Rest { stop: at, is_whole: false, ..found });
+        }
+        if found.letters < through
+            && at > from
+            && found.query.is_none()
+            && !fragment
+            && let Some(letter) = letter(input, at, depth, last).ok_or(More)?
+        {
+            found.letters += 1;
+            path.extend_from_slice(letter.bytes());
+            at += letter.size;
+            (found.end, found.insert, path_length) = (at, at, path.len());
+            continue;
         }
         let (byte, size) = match token(input, at, depth, last) {
             Token::More => return Err(More),

@@ -146,12 +146,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
             INSERT OR REPLACE INTO images_unlawful_filters
             VALUES (1, NEW.generation, NEW.listed, NEW.host_filter, NEW.path_filter);
         END",
-            // Of few hosts what was made holds; the others are gathered anew.
+            // Of no keys; all others are made anew, as images whose paths have letters get more of them.
             "INSERT INTO images_unlawful_filters
-            SELECT 1, generation, hosts, x'', filter FROM images_unlawful_filter WHERE length(hosts) < 8192",
-            "UPDATE images_unlawful SET dirty_at_ms = 1
-            WHERE dirty_at_ms = 0 AND rules_version >= 0 AND keys <> x''
-                AND generation NOT IN (SELECT generation FROM images_unlawful_filters)",
+            SELECT 1, generation, '', x'', zeroblob(2048) FROM images_unlawful WHERE keys = x''",
+            "UPDATE images_unlawful SET generation = generation + 1, rules_version = -1 - rules_version
+            WHERE rules_version >= 0 AND EXISTS (SELECT 1 FROM images_violations)",
         ],
     },
 ];
@@ -281,8 +280,8 @@ pub(crate) async fn keep_rules(db: &Db, version: i64, text: &str, now_ms: i64) -
 }
 
 /// Keys as a text that SQL can join: 16 digits each.
-fn hexadecimal(keys: &[u64]) -> String {
-    keys.iter().map(|key| format!("{key:016x}")).collect()
+fn hexadecimal(keys: &Keys) -> String {
+    keys.all().map(|key| format!("{key:016x}")).collect()
 }
 
 fn keys(text: &str) -> Vec<u64> {
@@ -325,7 +324,9 @@ pub(crate) async fn gathered_keys(db: &Db) -> Result<Vec<u8>, DbError> {
 pub(crate) async fn reported_since(db: &Db, seq: i64) -> Result<Vec<Keys>, DbError> {
     const SQL: &str = "SELECT keys, hosts FROM images_violations WHERE seq > $1";
     let rows = db.query(SQL, [seq.into()]).await?;
-    rows.iter().map(|row| Ok(Keys { images: keys(row.text(0)?), hosts: names(row.text(1)?) })).collect()
+    rows.iter()
+        .map(|row| Ok(Keys { images: keys(row.text(0)?), beginnings: Vec::new(), hosts: names(row.text(1)?) }))
+        .collect()
 }
 
 /// Makes the piece anew after `generation`; `false` if somebody else did, or a report was taken back meanwhile.
@@ -408,8 +409,7 @@ pub(crate) async fn rekey(db: &Db, of: &[(i64, Keys)]) -> Result<(), DbError> {
         SET keys = e.value ->> 'keys', hosts = e.value ->> 'hosts', image = ''
         FROM json_each($1) AS e
         WHERE images_violations.seq = e.value ->> 'seq' AND images_violations.keys <> e.value ->> 'keys'";
-    let entry =
-        |(seq, keys): &(i64, Keys)| Entry { seq: *seq, keys: hexadecimal(&keys.images), hosts: keys.hosts.join(" ") };
+    let entry = |(seq, keys): &(i64, Keys)| Entry { seq: *seq, keys: hexadecimal(keys), hosts: keys.hosts.join(" ") };
     let entries: Vec<_> = of.iter().map(entry).collect();
     let entries = serde_json::to_string(&entries).map_err(|error| DbError::Other(error.to_string()))?;
     db.execute(SQL, [entries.into()]).await
@@ -430,7 +430,7 @@ pub(crate) async fn report(db: &Db, report: &Report, keys: &Keys, now_ms: i64) -
         text(&report.order_no),
         text(&report.channel),
         text(&report.reason),
-        hexadecimal(&keys.images).into(),
+        hexadecimal(keys).into(),
         keys.hosts.join(" ").into(),
         now_ms.into(),
     ];

@@ -15,6 +15,7 @@ use hashbrown::{HashMap, HashSet};
 use xxhash_rust::xxh64::xxh64;
 
 use crate::{
+    escaping::is_of_letter,
     rules::{Rule, Rules},
     sign::PARAMETERS,
 };
@@ -109,9 +110,9 @@ impl Unlawful {
 
     /// Adds an image.
     pub(crate) fn add(&mut self, keys: &Keys) {
-        self.more.extend(&keys.images);
+        self.more.extend(keys.all());
         if let Some(filter) = self.filter.get_mut() {
-            keys.images.iter().for_each(|key| filter.mark(fingerprint_of(*key)));
+            keys.all().for_each(|key| filter.mark(fingerprint_of(*key)));
         }
         keys.hosts.iter().for_each(|host| self.add_host(host));
     }
@@ -148,7 +149,21 @@ impl Unlawful {
         if hosts.is_empty() || !self.filter()?.may_have(fingerprint) {
             return Ok(false);
         }
-        let path = PathKey { hash: hash(path), fingerprint };
+        self.has_path(hosts, PathKey { hash: hash(path), fingerprint })
+    }
+
+    /// Whether an image is there whose path begins so, as far as its first [letter](crate::escaping::Letter).
+    /// `scratch` is overwritten.
+    pub(crate) fn has_beginning(&self, hosts: &[u64], path: &[u8], scratch: &mut Vec<u8>) -> Result<bool, Lack> {
+        write_path(path, scratch);
+        let path = PathKey::of_beginning(beginning(scratch).unwrap_or(scratch));
+        if hosts.is_empty() || !self.filter()?.may_have(path.fingerprint) {
+            return Ok(false);
+        }
+        self.has_path(hosts, path)
+    }
+
+    fn has_path(&self, hosts: &[u64], path: PathKey) -> Result<bool, Lack> {
         let mut keys = hosts.iter().map(|host| path.on(*host));
         if keys.clone().any(|key| self.more.contains(&key)) {
             return Ok(true);
@@ -305,6 +320,12 @@ impl PathKey {
         Self { hash: hash(path), fingerprint: fingerprint(path) }
     }
 
+    /// Of what stands before a path's first letter: no path has the same.
+    fn of_beginning(text: &[u8]) -> Self {
+        let Self { hash, fingerprint } = Self::of(trimmed(text));
+        Self { hash: !hash, fingerprint: !fingerprint }
+    }
+
     /// The key on the host with this [`hash`].
     fn on(self, host: u64) -> u64 {
         (host ^ self.hash).wrapping_mul(MIXER) & !FINGERPRINT | u64::from(self.fingerprint)
@@ -352,7 +373,27 @@ const HOSTS_MAX: usize = 64;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Keys {
     pub(crate) images: Vec<u64>,
+    /// Of what stands before the path's first letter, if it has any: where a body's URL ends there, it is read on.
+    pub(crate) beginnings: Vec<u64>,
     pub(crate) hosts: Vec<String>,
+}
+
+impl Keys {
+    /// All that are kept.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &u64> {
+        self.images.iter().chain(&self.beginnings)
+    }
+}
+
+/// What stands before the first letter of a path with its escapes undone.
+fn beginning(path: &[u8]) -> Option<&[u8]> {
+    path.iter().position(|byte| is_of_letter(*byte)).and_then(|at| path.get(..at))
+}
+
+/// Without the marks at the end that a body's URL does not have there.
+fn trimmed(text: &[u8]) -> &[u8] {
+    let marks = text.iter().rev().take_while(|byte| b".,;:!".contains(byte)).count();
+    text.get(..text.len() - marks).unwrap_or_default()
 }
 
 /// An image's address, taken apart.
@@ -395,10 +436,12 @@ impl Image {
     fn keys_under(&self, hosts: Vec<String>) -> Keys {
         let mut text = Vec::new();
         write_path(self.path.as_bytes(), &mut text);
+        let beginning = beginning(&text).map(PathKey::of_beginning);
         write_query(self.query.as_bytes(), &mut text);
-        let path = PathKey::of(&text);
-        let image = |host: &String| path.on(hash(host.as_bytes()));
-        Keys { images: hosts.iter().map(image).collect(), hosts }
+        let image = PathKey::of(&text);
+        let of = |path: PathKey| hosts.iter().map(move |host| path.on(hash(host.as_bytes())));
+        let (images, beginnings) = (of(image).collect(), beginning.into_iter().flat_map(of).collect());
+        Keys { images, beginnings, hosts }
     }
 
     /// Whether it is the image that this URL shows.
