@@ -94,7 +94,12 @@ pub(crate) async fn origins() -> Result<&'static Vec<String>, Problem> {
                 let name = format!("images_origin_{number}");
                 let value = variable(&name).await?.trim().to_ascii_lowercase();
                 let origin = value.strip_suffix('/').unwrap_or(&value);
-                if is_origin(origin) {
+                let name_of = |origin: &str| origin.split("://").nth(1).map(str::to_owned);
+                let is_there = origins.iter().any(|other: &String| name_of(other) == name_of(origin));
+                if is_origin(origin) && is_there {
+                    let detail = "must have another host or port than the others: by these it is asked for";
+                    faults.push(Fault::at(format!("/variables/{name}"), detail));
+                } else if is_origin(origin) {
                     origins.push(origin.to_owned());
                 } else if !origin.is_empty() {
                     faults.push(Fault::at(format!("/variables/{name}"), "must be an origin, https://host[:port]"));

@@ -942,6 +942,23 @@ async fn an_origin_that_does_not_answer_as_it_must_is_a_bad_gateway() -> Result<
     Ok(())
 }
 
+#[tokio::test]
+async fn origins_must_differ_in_what_they_are_asked_for_by() -> Result<()> {
+    let app = App::http(|builder| {
+        builder
+            .variable("images_origin_1", "https://legacy.example.org")
+            .variable("images_origin_2", "legacy.example.org")
+            .variable("images_origin_3", "http://legacy.example.org/")
+    })
+    .await?;
+    let request = harness::http_client(PATIENCE).get(app.runtime.url("/images/fetch/legacy.example.org/a"));
+    let (status, problem) = answered(request.bearer_auth(API_TOKEN)).await?;
+    let pointers: Vec<_> = problem["errors"].as_array().context("no errors")?.iter().map(|e| &e["pointer"]).collect();
+    assert_eq!(status, 503, "{problem}");
+    assert_eq!(pointers, ["/variables/images_origin_2", "/variables/images_origin_3"]);
+    Ok(())
+}
+
 async fn fetched_from(url: &str) -> Result<(App, reqwest::Result<Response>)> {
     let app =
         App::http(|builder| builder.variable("images_sign_keys", SIGN_KEYS).variable("images_origin_1", url)).await?;

@@ -137,15 +137,16 @@ struct Kept {
     signed: bool,
     /// So many images that are not in the body are reported.
     reports: usize,
-    /// Their hosts.
-    reported: &'static [&'static str],
+    /// The host of each.
+    reported: fn(usize) -> String,
     /// Of the body's images one in so many is reported, too.
     one_in: Option<usize>,
 }
 
 impl Case {
     async fn start_all(kind: Kind, folder: &Path, body: &[u8]) -> Result<Vec<Self>> {
-        let few = Kept { rules: REWRITTEN, signed: false, reports: 0, reported: &HOSTS, one_in: None };
+        let few =
+            Kept { rules: REWRITTEN, signed: false, reports: 0, reported: |number| of(&HOSTS, number), one_in: None };
         let many = Kept { reports: REPORTS, ..few };
         let cases = [
             ("4 rules", few),
@@ -153,8 +154,12 @@ impl Case {
             ("4 rules, once more", few),
             ("200 rules", Kept { rules: 200, ..few }),
             ("4 rules, signed", Kept { signed: true, ..few }),
-            ("100,000 reports elsewhere", Kept { reported: &OTHER_HOSTS, ..many }),
-            ("100,000 reports on old hosts", Kept { reported: HOSTS.split_at(REWRITTEN).0, ..many }),
+            ("100,000 reports elsewhere", Kept { reported: |number| of(&OTHER_HOSTS, number), ..many }),
+            (
+                "100,000 reports on as many",
+                Kept { reported: |number| format!("pictures-{number}.another.example"), ..many },
+            ),
+            ("100,000 reports on old hosts", Kept { reported: |number| of(&HOSTS[..REWRITTEN], number), ..many }),
             (MANY_REPORTS, many),
             ("and of 1 in 1,000 of its own", Kept { one_in: Some(1_000), ..many }),
             (FEW_REPORTS, Kept { reports: HOSTS.len(), ..few }),
@@ -180,7 +185,7 @@ impl Case {
         case.put(&rules(1, kept.rules, kept.signed)).await?;
         if kept.reports > 0 {
             let mut next = random(0x9E37_79B9_7F4A_7C15);
-            let url = |number: usize| image_url(kept.reported[number % kept.reported.len()], &mut next);
+            let url = |number: usize| image_url(&(kept.reported)(number), &mut next);
             let mut urls: Vec<_> = (0..kept.reports).map(url).collect();
             urls.extend(image_urls(body)?.enumerate().filter(|(url, _)| removed(*url)).map(|(_, url)| url.to_owned()));
             case.keep_reports(&urls)?;
@@ -239,6 +244,11 @@ fn random(mut state: u64) -> impl FnMut() -> u64 {
         state ^= state << 17;
         state
     }
+}
+
+/// One of some hosts after the other.
+fn of(hosts: &[&str], number: usize) -> String {
+    hosts[number % hosts.len()].to_owned()
 }
 
 fn image_url(host: &str, mut next: impl FnMut() -> u64) -> String {
