@@ -24,7 +24,7 @@ use crate::{
     rewrite::{Counts, Rewriter, finder},
     rules::{Caller, Rules},
     sign::Keys,
-    store::{self, Hosts, Mark, News, RuleSet},
+    store::{self, Hosts, MadeBy, Mark, News, RuleSet},
     unlawful::{Anew, Bloom, Image, Lack, Unlawful},
 };
 
@@ -257,7 +257,8 @@ fn is_abandoned(stored: Option<&RuleSet>, mark: &Mark, now_ms: i64) -> bool {
 /// # Errors
 /// Those of the database.
 pub(crate) async fn rekey(db: &Db, rules: &Rules) -> Result<(), Problem> {
-    let before = rules_before(db).await?;
+    let mark = store::mark(db).await?;
+    let before = rules_before(db, &mark).await?;
     let mut anew = Anew::new(before.as_ref(), rules);
     let mut seq = 0;
     loop {
@@ -268,12 +269,12 @@ pub(crate) async fn rekey(db: &Db, rules: &Rules) -> Result<(), Problem> {
         let keys: Vec<_> = addresses.into_iter().filter_map(keys).collect();
         store::rekey(db, &keys).await?;
     }
-    gather_by(db, Some(rules.version)).await
+    gather_by(db, Some(MadeBy { rules_version: rules.version, others: mark.others })).await
 }
 
 /// The rules by which the reports' keys were made; `None` where they cannot be read any more.
-async fn rules_before(db: &Db) -> Result<Option<Rules>, Problem> {
-    let version = store::mark(db).await?.keys_made_by();
+async fn rules_before(db: &Db, mark: &Mark) -> Result<Option<Rules>, Problem> {
+    let version = mark.keys_made_by();
     let stored = store::rules(db, version).await?;
     let text = stored.as_ref().map_or(Rules::DEFAULT, |set| &set.text);
     Ok(Rules::parse(text.as_bytes(), keys().await?).ok())
@@ -287,14 +288,15 @@ pub(crate) async fn gather(db: &Db) -> Result<(), Problem> {
     gather_by(db, None).await
 }
 
-async fn gather_by(db: &Db, rules_version: Option<i64>) -> Result<(), Problem> {
+async fn gather_by(db: &Db, made_by: Option<MadeBy>) -> Result<(), Problem> {
     for tried in 0..TRIES {
         let mark = store::mark(db).await?;
         // By others, meanwhile.
-        if tried > 0 && rules_version == Some(mark.keys_version) {
+        let is_of = |made_by: MadeBy| made_by.rules_version == mark.keys_version && !mark.has_other_keys();
+        if tried > 0 && made_by.is_some_and(is_of) {
             return Ok(());
         }
-        if store::gather(db, mark.generation, rules_version.unwrap_or(mark.keys_version)).await? {
+        if store::gather(db, mark.generation, made_by.unwrap_or_else(|| (&mark).into())).await? {
             return Ok(());
         }
     }

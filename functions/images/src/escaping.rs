@@ -393,6 +393,11 @@ impl Letter {
     pub(crate) fn bytes(&self) -> &[u8] {
         self.utf8.get(..self.length).unwrap_or_default()
     }
+
+    /// Whether it is one of its own, not a further byte of the one before.
+    pub(crate) fn begins(&self) -> bool {
+        !matches!(self.utf8, [0x80..0xC0, ..])
+    }
 }
 
 /// Whether a path with its escapes undone holds a byte as a part of such a character.

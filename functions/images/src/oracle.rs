@@ -17,7 +17,7 @@ use shared::rollout::bucket;
 
 use crate::{
     media::Media,
-    rewrite::{Counts, EXTENSIONS, LETTERS_MAX, NESTED_MAX, Rewriter, URL_MAX, finder},
+    rewrite::{Counts, EXTENSIONS, LETTERS_MAX, LETTERS_SPAN, NESTED_MAX, Rewriter, URL_MAX, finder},
     rules::{Caller, Context, Fate, Rules},
     sign,
     unlawful::{Bloom, Image, Keys, Lack, Unlawful, sorted},
@@ -227,18 +227,23 @@ fn may_begin(body: &[u8], at: usize, depth: usize, media: Media) -> bool {
     let Some((before, start)) = character_before(body, at, depth) else { return true };
     let Some(before) = before else { return true };
     if before == '=' && (depth == 0 || at - start == 1) {
-        let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_:.".contains(byte);
-        let name = body[..start].iter().rev().take(64).take_while(|byte| is_name(byte)).count();
-        let Some((before, from)) = character_before(body, start - name, depth) else { return true };
-        return name > 0
-            && before.is_some_and(|char| match char {
-                '\\' if start - name - from == 1 => name > 1 && b"nrt".contains(&body[start - name]),
-                '&' => media == Media::Form,
-                '"' | '\'' => depth == 0,
-                char => char.is_ascii_whitespace(),
-            });
+        return is_attribute(body, start, depth, media);
     }
     before <= ' ' || before == '\x7f' || "\"'`(<>,[{|;".contains(before)
+}
+
+/// Whether the `=` at `start` follows the name of an attribute, or of a form's field.
+fn is_attribute(body: &[u8], start: usize, depth: usize, media: Media) -> bool {
+    let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_:.".contains(byte);
+    let name = body[..start].iter().rev().take(64).take_while(|byte| is_name(byte)).count();
+    let Some((before, from)) = character_before(body, start - name, depth) else { return true };
+    name > 0
+        && before.is_some_and(|char| match char {
+            '\\' if start - name - from == 1 => name > 1 && b"nrt".contains(&body[start - name]),
+            '&' => media == Media::Form,
+            '"' | '\'' => depth == 0,
+            char => char.is_ascii_whitespace(),
+        })
 }
 
 /// Whether a URL that begins at `at` is a value in another URL's query, or in a form.
@@ -365,11 +370,17 @@ fn rest_through(body: &[u8], url: &Url, media: Media, through: usize) -> Rest {
     // Every character with its place, as far as the URL may go.
     let mut text: Vec<(char, usize, usize)> = Vec::new();
     let mut at = url.end;
-    let mut letters = 0;
+    let (mut letters, mut first_letter) = (0, None);
     loop {
         let is_path = !text.is_empty() && text.iter().all(|(char, ..)| !"?#".contains(*char));
-        if let Some((spelling, length)) = letter(body, at, depth).filter(|_| letters < through && is_path) {
-            letters += 1;
+        if let Some((spelling, length)) = letter(body, at, depth).filter(|_| through > 0 && is_path) {
+            // A byte alone may be a further one of the same letter.
+            let is_further = ["%8", "%9", "%A", "%B"].iter().any(|byte| spelling.starts_with(byte));
+            if !is_further && (letters == through || at - first_letter.unwrap_or(at) > LETTERS_SPAN) {
+                break;
+            }
+            letters += usize::from(!is_further);
+            first_letter.get_or_insert(at);
             let last = spelling.chars().count() - 1;
             text.extend(spelling.chars().enumerate().map(|(n, char)| (char, at, if n == last { length } else { 0 })));
             at += length;
@@ -380,6 +391,10 @@ fn rest_through(body: &[u8], url: &Url, media: Media, through: usize) -> Rest {
             break;
         }
         let Some((char, length)) = character(body, at, depth) else { break };
+        // Behind a letter two slashes begin another URL.
+        if letters > 0 && is_path && char == '/' && text.last().is_some_and(|(char, ..)| *char == '/') {
+            break;
+        }
         let opened = text.iter().filter(|(char, ..)| *char == '(').count();
         let closed = text.iter().filter(|(char, ..)| *char == ')').count();
         let behind = body.get(at + 1..).unwrap_or_default();
@@ -611,15 +626,25 @@ impl Oracle<'_> {
                     .map(|image| image.keys(self.rules).images[0])
                     .any(|key| self.unlawful.iter().any(|report| report.keys(self.rules).images.contains(&key)))
             };
+            let depth = depth(&url.slash);
+            let stands_alone = match character_before(body, url.start, depth) {
+                Some((Some(',' | ';'), start)) => url.start - start == 1,
+                Some((Some('('), _)) => false,
+                Some((Some('='), start)) => is_attribute(body, start, depth, self.media),
+                _ => may_begin(body, url.start, depth, self.media),
+            };
             // Of what is too long the path counts, if it is there.
             let end = if rest.is_whole { Some(rest.end) } else { rest.question };
             let longer = (1..=LETTERS_MAX)
                 .map(|through| rest_through(body, url, self.media, through))
                 .zip(1..)
-                .take_while(|(longer, through)| rest.is_whole && longer.is_whole && longer.letters == *through)
-                .filter(|(longer, _)| is_unlawful(longer))
+                .take_while(|(longer, through)| stands_alone && rest.is_whole && longer.letters == *through)
+                .filter_map(|(longer, _)| {
+                    let end = if longer.is_whole { Some(longer.end) } else { longer.question };
+                    end.filter(|_| is_unlawful(&longer))
+                })
                 .last();
-            let end = longer.map(|(longer, _)| longer.end).or_else(|| end.filter(|_| is_unlawful(rest)));
+            let end = longer.or_else(|| end.filter(|_| is_unlawful(rest)));
             if let Some(end) = end {
                 let placeholder = written(&self.rules.placeholder, url, "&");
                 edits.push((url.start, end, placeholder.into()));
@@ -765,7 +790,7 @@ impl Case<'_> {
                 match rewriter.push(std::mem::take(&mut piece), last) {
                     Ok(out) => return out,
                     Err(Lack::Hosts) => unlawful.learn_hosts(Bloom::of_hosts(&hosts)),
-                    Err(Lack::Filter) => unlawful.learn_filter(Bloom::of(&gathered, reports.len())),
+                    Err(Lack::Filter) => unlawful.learn_filter(Bloom::of(&gathered)),
                     Err(Lack::Keys) => unlawful.learn_keys(gathered.clone().into()),
                 }
             }

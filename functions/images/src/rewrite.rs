@@ -20,7 +20,7 @@ use crate::{
     media::Media,
     rules::{Caller, Fate, HOST_MAX, Rule, Rules},
     scan,
-    unlawful::{Lack, Unlawful, fingerprint, hash},
+    unlawful::{Lack, Unlawful, fingerprint, hash, unescape, write_query},
 };
 
 /// The most bytes, as they stand in the body, of a URL behind its host that is looked at as a whole.
@@ -288,8 +288,6 @@ struct Rest {
     ampersand: Ampersand,
     /// Whether it was read to its end.
     is_whole: bool,
-    /// How many letters it was read through.
-    letters: usize,
 }
 
 /// Of a URL, what the reading of its rest needs to know.
@@ -756,15 +754,15 @@ impl Rewriter {
         let signed = self.hosts.get(place).is_some_and(|host| host.signed);
         let is_value = (plain.is_none() || signed) && self.is_value(input, head);
         let ampersand = if is_value { Ampersand::Percent } else { self.ampersand(input, head) };
-        let Self { rules, unlawful, hosts, scratch, now_s, read, trust, .. } = self;
+        let Self { rules, unlawful, hosts, scratch, now_s, read, trust, context, media, .. } = self;
         let Scratch { path, query, key } = scratch;
         let Some(Host { name: host, rule, reported, .. }) = hosts.get(place) else { return Ok(Verdict::Leave) };
         let by_url = rule.is_some_and(|(_, fate)| fate != Fate::In);
         let style = head.style;
         let unread = Unread { authority, depth: style.depth(), ampersand, is_value, through: 0 };
         let found = match plain {
-            Some(end) => Some(Rest { end, stop: end, insert: end, query: None, ampersand, is_whole: true, letters: 0 }),
-            None if read.may_read(head.start) => Some(rest(input, unread, last, path, query)?),
+            Some(end) => Some(Rest { end, stop: end, insert: end, query: None, ampersand, is_whole: true }),
+            None if read.may_read(head.start) => Some(rest(input, unread, last, path, query, &mut |_, _| {})?),
             None => None,
         };
         if let Some(rest) = &found {
@@ -782,14 +780,17 @@ impl Rewriter {
                 _ => Verdict::Leave,
             });
         };
+        let before = Before { context, input, at: head.start };
         if plain.is_none()
             && rest.query.is_none()
             && !reported.is_empty()
             && letter(input, rest.stop, style.depth(), last).ok_or(More)?.is_some()
+            // A letter ends a URL around it, too, and may keep that from being signed: it stays.
+            && before.ends_url(style.depth(), *media)
             && trust.settle(unlawful.has_beginning(reported, path, key))
         {
-            let mut is_unlawful = |path: &[u8], query: &[u8]| trust.settle(unlawful.holds(reported, path, query, key));
-            if let Some(end) = end_with_letters(input, unread, last, &mut is_unlawful)? {
+            let holds = |text: &[u8]| trust.settle(unlawful.has(reported, text));
+            if let Some(end) = end_with_letters(input, unread, last, holds)? {
                 return Ok(Verdict::Remove { end });
             }
         }
@@ -992,6 +993,15 @@ impl Before<'_> {
         }
     }
 
+    /// Whether no URL goes on from there to what stands behind.
+    fn ends_url(&self, depth: usize, media: Media) -> bool {
+        match self.character(0, depth) {
+            None | Some((b',' | b';', 1)) => true,
+            Some((b'=', size)) => self.is_attribute(size, depth, media),
+            Some((byte, _)) => is_left_of_url(byte) && !is_url(byte),
+        }
+    }
+
     /// Whether the `=` of so many bytes before follows the name of a query's parameter.
     fn is_parameter(&self, equals: usize) -> bool {
         let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-_:.[]%".contains(&byte);
@@ -1151,37 +1161,57 @@ fn plain_path(input: &[u8], authority: Authority, style: Style) -> Option<usize>
     (ends && !is_mark).then_some(authority.end + length)
 }
 
-/// So many letters are read through, at most, where an image begins like that.
+/// So many letters are read through, at most, where an image begins like that, and none so many bytes behind the first.
 pub(crate) const LETTERS_MAX: usize = 64;
+pub(crate) const LETTERS_SPAN: usize = 1_024;
 
 /// Where a URL ends that is read on through letters of its path, if it is unlawful then; of several ends, the last.
 fn end_with_letters(
     input: &[u8],
     unread: Unread,
     last: bool,
-    is_unlawful: &mut impl FnMut(&[u8], &[u8]) -> bool,
+    mut holds: impl FnMut(&[u8]) -> bool,
 ) -> Result<Option<usize>, More> {
-    let (mut path, mut query, mut end) = (Vec::new(), Vec::new(), None);
-    for through in 1..=LETTERS_MAX {
-        let rest = rest(input, Unread { through, ..unread }, last, &mut path, &mut query)?;
-        if rest.letters < through || !rest.is_whole {
-            break;
+    let unread = Unread { through: LETTERS_MAX, ..unread };
+    let (mut path, mut query, mut text) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut undone, mut end) = (0, None);
+    // A letter is no part of an escape: what is undone up to one stays so.
+    let mut ask = |path: &[u8], query: &[u8], at: usize| {
+        unescape(path.get(undone..).unwrap_or_default(), &mut text);
+        undone = path.len();
+        let length = text.len();
+        let is_unlawful = holds(&text) || (write_query(query, &mut text) && holds(&text));
+        text.truncate(length);
+        if is_unlawful {
+            end = Some(at);
         }
-        if is_unlawful(&path, &query) {
-            end = Some(rest.end);
-        }
+    };
+    let rest = rest(input, unread, last, &mut path, &mut query, &mut |path, at| ask(path, b"", at))?;
+    match rest.query {
+        Some(question) if !rest.is_whole => ask(&path, b"", question),
+        _ if rest.is_whole => ask(&path, &query, rest.end),
+        _ => {}
     }
     Ok(end)
 }
 
 /// What follows a URL's authority, with its path and query unescaped; of what is too long, the beginning.
-fn rest(input: &[u8], of: Unread, last: bool, path: &mut Vec<u8>, query: &mut Vec<u8>) -> Result<Rest, More> {
+/// Before each further letter that it is read through, `each` is told of the path so far, and of the URL's end there.
+fn rest(
+    input: &[u8],
+    of: Unread,
+    last: bool,
+    path: &mut Vec<u8>,
+    query: &mut Vec<u8>,
+    each: &mut dyn FnMut(&[u8], usize),
+) -> Result<Rest, More> {
     let Unread { authority, depth, ampersand, is_value, through } = of;
     path.clear();
     query.clear();
     let from = authority.end;
     let bare = authority.replaced_end;
-    let mut found = Rest { end: bare, stop: from, insert: bare, query: None, ampersand, is_whole: true, letters: 0 };
+    let mut found = Rest { end: bare, stop: from, insert: bare, query: None, ampersand, is_whole: true };
+    let (mut letters, mut first_letter) = (0, usize::MAX);
     let (mut fragment, mut parentheses) = (false, 0_u32);
     let (mut path_length, mut query_length) = (0, 0);
     let mut at = from;
@@ -1189,13 +1219,21 @@ fn rest(input: &[u8], of: Unread, last: bool, path: &mut Vec<u8>, query: &mut Ve
         if at - from > URL_MAX {
             return Ok(Rest { stop: at, is_whole: false, ..found });
         }
-        if found.letters < through
-            && at > from
-            && found.query.is_none()
-            && !fragment
+        let is_path = at > from && found.query.is_none() && !fragment;
+        if through > 0
+            && is_path
             && let Some(letter) = letter(input, at, depth, last).ok_or(More)?
         {
-            found.letters += 1;
+            if letter.begins() {
+                if letters == through || at.saturating_sub(first_letter) > LETTERS_SPAN {
+                    break;
+                }
+                if letters > 0 {
+                    each(path.get(..path_length).unwrap_or_default(), found.end);
+                }
+                letters += 1;
+            }
+            first_letter = first_letter.min(at);
             path.extend_from_slice(letter.bytes());
             at += letter.size;
             (found.end, found.insert, path_length) = (at, at, path.len());
@@ -1210,6 +1248,8 @@ fn rest(input: &[u8], of: Unread, last: bool, path: &mut Vec<u8>, query: &mut Ve
             break;
         }
         match byte {
+            // Another URL's, rather.
+            b'/' if letters > 0 && is_path && path.last() == Some(&b'/') => break,
             b'(' => parentheses += 1,
             b')' if parentheses == 0 => break,
             b')' => parentheses -= 1,

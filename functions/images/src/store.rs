@@ -1,5 +1,5 @@
 //! This function's SQL: rule sets with their history, reports of unlawful images, and the keys of all of them in one
-//! piece, with a filter of them: an instance reads either when a body needs it.
+//! piece, with filters of them and of their hosts: an instance reads each when a body needs it.
 //!
 //! The piece may lag behind: reports after `through_seq` are read one by one, and one that was taken back leaves it
 //! marked as `dirty`, until somebody has made it anew. Whoever makes it names the generation that it follows, so that
@@ -130,7 +130,8 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
     Migration {
         version: 7,
         statements: &[
-            "ALTER TABLE images_unlawful ADD COLUMN listed TEXT NOT NULL DEFAULT ''",
+            // Of hosts that are too many for a list it has none, but a filter.
+            "ALTER TABLE images_unlawful ADD COLUMN listed TEXT",
             "ALTER TABLE images_unlawful ADD COLUMN host_filter BLOB NOT NULL DEFAULT x''",
             "ALTER TABLE images_unlawful ADD COLUMN path_filter BLOB NOT NULL DEFAULT x''",
             // Instead of `images_unlawful_filter`, which lists all hosts, however many. That one stays for an earlier
@@ -138,7 +139,7 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
             "CREATE TABLE images_unlawful_filters (
             id INTEGER PRIMARY KEY CHECK (id = 1),
             generation INTEGER NOT NULL,
-            listed TEXT NOT NULL,
+            listed TEXT,
             hosts BLOB NOT NULL,
             paths BLOB NOT NULL
         )",
@@ -146,11 +147,21 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
             INSERT OR REPLACE INTO images_unlawful_filters
             VALUES (1, NEW.generation, NEW.listed, NEW.host_filter, NEW.path_filter);
         END",
-            // Of no keys; all others are made anew, as images whose paths have letters get more of them.
             "INSERT INTO images_unlawful_filters
             SELECT 1, generation, '', x'', zeroblob(2048) FROM images_unlawful WHERE keys = x''",
-            "UPDATE images_unlawful SET generation = generation + 1, rules_version = -1 - rules_version
-            WHERE rules_version >= 0 AND EXISTS (SELECT 1 FROM images_violations)",
+            // How often an earlier release made keys, and how many of these times they were made anew since: images
+            // whose paths have letters have more of them now. Such a release does not see it, and makes nothing anew.
+            "ALTER TABLE images_unlawful ADD COLUMN others INTEGER NOT NULL DEFAULT 0",
+            "ALTER TABLE images_unlawful ADD COLUMN others_done INTEGER NOT NULL DEFAULT 0",
+            "UPDATE images_unlawful SET others = 1 WHERE EXISTS (SELECT 1 FROM images_violations)",
+            // It alone writes `bloom`, and reports without this.
+            "ALTER TABLE images_violations ADD COLUMN made_by INTEGER NOT NULL DEFAULT 0",
+            "CREATE TRIGGER images_unlawful_by_others AFTER UPDATE OF bloom ON images_unlawful BEGIN
+            UPDATE images_unlawful SET others = others + 1 WHERE id = 1;
+        END",
+            "CREATE TRIGGER images_violations_by_others AFTER INSERT ON images_violations WHEN NEW.made_by = 0 BEGIN
+            UPDATE images_unlawful SET others = others + 1 WHERE id = 1;
+        END",
         ],
     },
 ];
@@ -167,24 +178,29 @@ pub(crate) struct Mark {
     /// The rules by which the piece's keys were made; of those that are to be made anew, so many below -1.
     pub(crate) keys_version: i64,
     pub(crate) dirty_at_ms: i64,
+    /// How often another release has made keys, and how many of these times they were made anew.
+    pub(crate) others: i64,
+    pub(crate) others_done: i64,
 }
 
 impl Mark {
     /// Whether another release made keys.
     pub(crate) fn has_other_keys(&self) -> bool {
-        self.keys_version < 0
+        self.keys_version < 0 || self.others > self.others_done
     }
 
     /// The rules by which the piece's keys were made, whoever made them.
     pub(crate) fn keys_made_by(&self) -> i64 {
-        if self.has_other_keys() { -1 - self.keys_version } else { self.keys_version }
+        if self.keys_version < 0 { -1 - self.keys_version } else { self.keys_version }
     }
 }
 
 /// A [`Mark`]'s columns.
 const MARK: &str = "(SELECT coalesce(max(version), 0) FROM images_rules),
     (SELECT coalesce(max(seq), 0) FROM images_violations),
-    u.generation, u.through_seq, u.rules_version, u.dirty_at_ms";
+    u.generation, u.through_seq, u.rules_version, u.dirty_at_ms, u.others, u.others_done";
+/// How many they are.
+const MARK_COLUMNS: usize = 8;
 
 fn read_mark(row: &Row) -> Result<Mark, DbError> {
     Ok(Mark {
@@ -194,6 +210,8 @@ fn read_mark(row: &Row) -> Result<Mark, DbError> {
         through_seq: row.integer(3)?,
         keys_version: row.integer(4)?,
         dirty_at_ms: row.integer(5)?,
+        others: row.integer(6)?,
+        others_done: row.integer(7)?,
     })
 }
 
@@ -222,7 +240,7 @@ pub(crate) enum Hosts {
 /// What is new to one who knows all that was there at a mark: one small query, also for one who knows nothing.
 pub(crate) async fn news(db: &Db, since: Option<&Mark>) -> Result<News, DbError> {
     let sql = format!(
-        "SELECT {MARK}, r.text, r.stored_at_ms, f.listed, length(f.hosts)
+        "SELECT {MARK}, r.text, r.stored_at_ms, f.generation, f.listed
         FROM images_unlawful AS u
         LEFT JOIN images_rules AS r ON r.version = (SELECT max(version) FROM images_rules) AND r.version <> $1
         LEFT JOIN images_unlawful_filters AS f ON f.generation = u.generation AND f.generation <> $2
@@ -231,17 +249,16 @@ pub(crate) async fn news(db: &Db, since: Option<&Mark>) -> Result<News, DbError>
     let (version, generation) = since.map_or((-1, -1), |mark| (mark.rules_version, mark.generation));
     let row = db.query_one(&sql, [version.into(), generation.into()]).await?.ok_or(DbError::Column(0))?;
     let mark = read_mark(&row)?;
-    let rules = match (row.optional_text(6)?, row.optional_integer(7)?) {
+    let rules = match (row.optional_text(MARK_COLUMNS)?, row.optional_integer(MARK_COLUMNS + 1)?) {
         (Some(text), Some(stored_at_ms)) => {
             Some(RuleSet { version: mark.rules_version, text: text.to_owned(), stored_at_ms })
         }
         _ => None,
     };
-    let hosts = match row.optional_integer(9)? {
-        None => None,
-        Some(0) => row.optional_text(8)?.map(|listed| Hosts::Listed(names(listed))),
-        Some(_) => Some(Hosts::Many),
-    };
+    let listed = row.optional_text(MARK_COLUMNS + 3)?;
+    let hosts = row
+        .optional_integer(MARK_COLUMNS + 2)?
+        .map(|_| listed.map_or(Hosts::Many, |listed| Hosts::Listed(names(listed))));
     Ok(News { mark, rules, hosts })
 }
 
@@ -301,7 +318,7 @@ pub(crate) async fn hosts(db: &Db) -> Result<Vec<String>, DbError> {
 
 /// The filter of the gathered reports' hosts, if one was made with them.
 pub(crate) async fn host_filter(db: &Db, generation: i64) -> Result<Option<Bloom>, DbError> {
-    filter(db, "SELECT hosts FROM images_unlawful_filters WHERE generation = $1 AND hosts <> x''", generation).await
+    filter(db, "SELECT hosts FROM images_unlawful_filters WHERE generation = $1 AND listed IS NULL", generation).await
 }
 
 /// The filter of the gathered reports' keys, if it was made with them.
@@ -320,7 +337,7 @@ pub(crate) async fn gathered_keys(db: &Db) -> Result<Vec<u8>, DbError> {
     row.ok_or(DbError::Column(0))?.into_blob()
 }
 
-/// The keys of the reports after `seq`.
+/// The keys of the reports after `seq`, each report's all in one.
 pub(crate) async fn reported_since(db: &Db, seq: i64) -> Result<Vec<Keys>, DbError> {
     const SQL: &str = "SELECT keys, hosts FROM images_violations WHERE seq > $1";
     let rows = db.query(SQL, [seq.into()]).await?;
@@ -329,10 +346,25 @@ pub(crate) async fn reported_since(db: &Db, seq: i64) -> Result<Vec<Keys>, DbErr
         .collect()
 }
 
+/// By what a piece's keys were made.
+#[derive(Clone, Copy)]
+pub(crate) struct MadeBy {
+    pub(crate) rules_version: i64,
+    /// After so many times that another release has made some.
+    pub(crate) others: i64,
+}
+
+impl From<&Mark> for MadeBy {
+    /// As those that there are.
+    fn from(mark: &Mark) -> Self {
+        Self { rules_version: mark.keys_version, others: mark.others_done }
+    }
+}
+
 /// Makes the piece anew after `generation`; `false` if somebody else did, or a report was taken back meanwhile.
-pub(crate) async fn gather(db: &Db, generation: i64, rules_version: i64) -> Result<bool, DbError> {
+pub(crate) async fn gather(db: &Db, generation: i64, made_by: MadeBy) -> Result<bool, DbError> {
     let gathered = gathered(db).await?;
-    replace(db, gathered, generation, rules_version).await
+    replace(db, gathered, generation, made_by).await
 }
 
 /// What the reports' piece is to be.
@@ -345,36 +377,36 @@ struct Gathered {
 
 async fn gathered(db: &Db) -> Result<Gathered, DbError> {
     const READ: &str = "SELECT coalesce(max(seq), 0), coalesce(group_concat(keys, ''), ''),
-            coalesce((SELECT group_concat(hosts, ' ') FROM (SELECT DISTINCT hosts FROM images_violations)), ''), count(*)
+            coalesce((SELECT group_concat(hosts, ' ') FROM (SELECT DISTINCT hosts FROM images_violations)), '')
         FROM images_violations";
     let row = db.query_one(READ, []).await?.ok_or(DbError::Column(0))?;
     let mut hosts = names(row.text(2)?);
     hosts.sort_unstable();
     hosts.dedup();
     let sorted = sorted(keys(row.text(1)?));
-    // An image has one path, whatever hosts it is on.
-    let path_filter = Bloom::of(&sorted, usize::try_from(row.integer(3)?).unwrap_or_default());
+    let path_filter = Bloom::of(&sorted);
     Ok(Gathered { through_seq: row.integer(0)?, sorted, hosts, path_filter })
 }
 
-async fn replace(db: &Db, gathered: Gathered, generation: i64, rules_version: i64) -> Result<bool, DbError> {
+async fn replace(db: &Db, gathered: Gathered, generation: i64, made_by: MadeBy) -> Result<bool, DbError> {
     const WRITE: &str = "UPDATE images_unlawful
         SET generation = generation + 1, through_seq = $1, rules_version = $2, dirty_at_ms = 0, keys = $3, hosts = $4,
-            listed = $5, host_filter = $6, path_filter = $7
-        WHERE id = 1 AND generation = $8 RETURNING 1";
+            listed = $5, host_filter = $6, path_filter = $7, others_done = max(others_done, $8)
+        WHERE id = 1 AND generation = $9 RETURNING 1";
     let hosts = gathered.hosts.join(" ");
     let (listed, host_filter) = match gathered.hosts.len() {
-        0..=LISTED_MAX => (hosts.clone(), Vec::new()),
-        _ => (String::new(), Bloom::of_hosts(&gathered.hosts).into_bytes()),
+        0..=LISTED_MAX => (Some(hosts.clone()), Vec::new()),
+        _ => (None, Bloom::of_hosts(&gathered.hosts).into_bytes()),
     };
-    let values: [Value; 8] = [
+    let values: [Value; 9] = [
         gathered.through_seq.into(),
-        rules_version.into(),
+        made_by.rules_version.into(),
         gathered.sorted.into(),
         hosts.into(),
         listed.into(),
         host_filter.into(),
         gathered.path_filter.into_bytes().into(),
+        made_by.others.into(),
         generation.into(),
     ];
     Ok(!db.query(WRITE, values).await?.is_empty())
@@ -418,8 +450,8 @@ pub(crate) async fn rekey(db: &Db, of: &[(i64, Keys)]) -> Result<(), DbError> {
 /// Keeps a report; `false` if it is there already.
 pub(crate) async fn report(db: &Db, report: &Report, keys: &Keys, now_ms: i64) -> Result<bool, DbError> {
     const SQL: &str = "INSERT INTO images_violations
-            (id, url, doctor_id, patient_id, order_no, channel, reason, image, keys, hosts, reported_at_ms)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, '', $8, $9, $10)
+            (id, url, doctor_id, patient_id, order_no, channel, reason, image, keys, hosts, reported_at_ms, made_by)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, '', $8, $9, $10, 1)
         ON CONFLICT (id) DO NOTHING RETURNING 1";
     let text = |text: &String| Value::from(text.as_str());
     let values = [
@@ -507,8 +539,8 @@ pub(crate) enum Which<'a> {
 
 /// The condition that a report's image has one of these keys.
 fn shares_any(keys: &[u64]) -> String {
-    let each: Vec<String> = keys.iter().map(|key| format!("instr(keys, '{key:016x}') > 0")).collect();
-    format!("({})", each.join(" OR "))
+    let keys: Vec<String> = keys.iter().map(|key| format!("\"{key:016x}\"")).collect();
+    format!("EXISTS (SELECT 1 FROM json_each('[{}]') AS k WHERE instr(keys, k.value) > 0)", keys.join(","))
 }
 
 /// Takes reports back, and returns them.
@@ -536,6 +568,10 @@ mod tests {
         unlawful::{Image, Unlawful, hash},
     };
 
+    fn by(rules_version: i64) -> MadeBy {
+        MadeBy { rules_version, others: 0 }
+    }
+
     /// Two reports, gathered, and the first one's id.
     async fn reported() -> (Db, String) {
         let db = Native::in_memory();
@@ -548,7 +584,7 @@ mod tests {
             assert!(report(&db, &kept, &image.keys(&rules), 1_000).await.unwrap());
             ids.push(kept.id);
         }
-        assert!(gather(&db, 0, 0).await.unwrap());
+        assert!(gather(&db, 0, by(0)).await.unwrap());
         (db, ids.swap_remove(0))
     }
 
@@ -575,20 +611,20 @@ mod tests {
         let before = mark(&db).await.unwrap();
         let old = gathered(&db).await.unwrap();
         assert_eq!(take_back(&db, Which::Id(&id), 2_000).await.unwrap().len(), 1);
-        assert!(!replace(&db, old, before.generation, 0).await.unwrap());
+        assert!(!replace(&db, old, before.generation, by(0)).await.unwrap());
         let after = mark(&db).await.unwrap();
         assert!(after.dirty_at_ms > 0 && holds(&db, "/a.jpg").await);
-        assert!(gather(&db, after.generation, 0).await.unwrap());
+        assert!(gather(&db, after.generation, by(0)).await.unwrap());
         assert!(!holds(&db, "/a.jpg").await && holds(&db, "/b.jpg").await);
         assert_eq!(mark(&db).await.unwrap().dirty_at_ms, 0);
 
         // Read and written between the mark and the deletion.
         let (db, id) = reported().await;
         db.execute("UPDATE images_unlawful SET dirty_at_ms = 2000 WHERE id = 1", []).await.unwrap();
-        assert!(gather(&db, mark(&db).await.unwrap().generation, 0).await.unwrap());
+        assert!(gather(&db, mark(&db).await.unwrap().generation, by(0)).await.unwrap());
         db.execute("DELETE FROM images_violations WHERE id = $1", [id.as_str().into()]).await.unwrap();
         let after = mark(&db).await.unwrap();
-        assert!(after.dirty_at_ms > 0 && gather(&db, after.generation, 0).await.unwrap());
+        assert!(after.dirty_at_ms > 0 && gather(&db, after.generation, by(0)).await.unwrap());
         assert!(!holds(&db, "/a.jpg").await);
     }
 
@@ -608,7 +644,7 @@ mod tests {
         assert_eq!(shown(Some(&first)).await, (second, seven.clone(), false));
         assert_eq!(shown(Some(&second)).await, (second, None, false));
         assert_eq!(shown(None).await, (second, seven, true));
-        assert!(gather(&db, second.generation, 7).await.unwrap());
+        assert!(gather(&db, second.generation, by(7)).await.unwrap());
         assert_eq!(shown(Some(&second)).await, (mark(&db).await.unwrap(), None, true));
     }
 
@@ -616,7 +652,7 @@ mod tests {
     async fn a_filter_is_of_the_generation_that_it_was_made_for() {
         let (db, id) = reported().await;
         let generation = async || mark(&db).await.unwrap().generation;
-        let of = |keys: &[u8]| Some(Bloom::of(keys, 2));
+        let of = |keys: &[u8]| Some(Bloom::of(keys));
         let keys = gathered_keys(&db).await.unwrap();
         assert_eq!(path_filter(&db, generation().await).await.unwrap(), of(&keys));
         let told = async || news(&db, None).await.unwrap().hosts;
@@ -624,7 +660,7 @@ mod tests {
         // What was taken back leaves none, and what is gathered has one again.
         assert_eq!(take_back(&db, Which::Id(&id), 2_000).await.unwrap().len(), 1);
         assert_eq!((path_filter(&db, generation().await).await.unwrap(), told().await), (None, None));
-        assert!(gather(&db, generation().await, 0).await.unwrap());
+        assert!(gather(&db, generation().await, by(0)).await.unwrap());
         let fewer = gathered_keys(&db).await.unwrap();
         assert!(fewer.len() < keys.len());
         assert_eq!(path_filter(&db, generation().await).await.unwrap(), of(&fewer));
@@ -648,7 +684,7 @@ mod tests {
                     'h' || n || '.example.com', 0 FROM numbers";
             db.execute(sql, [from.into(), until.into()]).await.unwrap();
             let generation = mark(&db).await.unwrap().generation;
-            assert!(gather(&db, generation, 0).await.unwrap());
+            assert!(gather(&db, generation, by(0)).await.unwrap());
             let filter = host_filter(&db, generation + 1).await.unwrap();
             assert!(path_filter(&db, generation + 1).await.unwrap().is_some());
             (news(&db, None).await.unwrap().hosts, filter)
@@ -676,7 +712,7 @@ mod tests {
             VALUES ('x', 'https://one.example.com/c.jpg', '', '', '', '', 'x', '00000000000000aa', '00000000000000aa',
                 'one.example.com', 0) ON CONFLICT (id) DO NOTHING RETURNING 1";
         let (db, _) = reported().await;
-        assert!(gather(&db, mark(&db).await.unwrap().generation, 7).await.unwrap());
+        assert!(gather(&db, mark(&db).await.unwrap().generation, by(7)).await.unwrap());
         for sql in [GATHER, REPORT] {
             let before = mark(&db).await.unwrap();
             assert!(!before.has_other_keys() && before.keys_made_by() == 7);
@@ -685,10 +721,41 @@ mod tests {
             assert!(after.has_other_keys() && after.keys_made_by() == 7, "{sql}");
             // Nobody takes its filter for one of ours, and who gathers what is there makes nothing good.
             assert_eq!(path_filter(&db, after.generation).await.unwrap().is_none(), sql == GATHER);
-            assert!(gather(&db, after.generation, after.keys_version).await.unwrap());
+            assert!(gather(&db, after.generation, (&after).into()).await.unwrap());
             let gathered = mark(&db).await.unwrap();
             assert_eq!((gathered.keys_version, gathered.keys_made_by()), (after.keys_version, 7));
-            assert!(gather(&db, gathered.generation, 7).await.unwrap());
+            assert!(gather(&db, gathered.generation, by(7)).await.unwrap());
+        }
+    }
+
+    #[tokio::test]
+    async fn what_the_release_before_letters_writes_is_to_be_made_anew_and_that_release_does_not_see_it() {
+        const GATHER: &str = "UPDATE images_unlawful
+            SET generation = generation + 1, through_seq = 9, rules_version = 7, dirty_at_ms = 0,
+                keys = x'00000000000000aa', hosts = 'a', bloom = zeroblob(2048)
+            WHERE id = 1 AND generation = (SELECT generation FROM images_unlawful) RETURNING 1";
+        const REPORT: &str = "INSERT INTO images_violations
+                (id, url, doctor_id, patient_id, order_no, channel, reason, image, keys, hosts, reported_at_ms)
+            VALUES ('x', 'https://one.example.com/c.jpg', '', '', '', '', 'x', '', '00000000000000aa', 'one.example.com', 0)
+            ON CONFLICT (id) DO NOTHING RETURNING 1";
+        let (db, _) = reported().await;
+        assert!(gather(&db, mark(&db).await.unwrap().generation, by(7)).await.unwrap());
+        for sql in [GATHER, REPORT] {
+            assert!(!mark(&db).await.unwrap().has_other_keys());
+            db.query(sql, []).await.unwrap();
+            let after = mark(&db).await.unwrap();
+            assert!(after.has_other_keys() && after.keys_made_by() == 7 && after.keys_version == 7, "{sql}");
+            // Its gathering has no filters of ours, and ours of what is there makes nothing good.
+            assert_eq!(news(&db, None).await.unwrap().hosts.is_none(), sql == GATHER);
+            assert!(gather(&db, after.generation, (&after).into()).await.unwrap());
+            assert!(mark(&db).await.unwrap().has_other_keys());
+            // Nor does what was begun before it wrote once more.
+            db.query(GATHER, []).await.unwrap();
+            let again = mark(&db).await.unwrap();
+            let made_by = |mark: &Mark| MadeBy { rules_version: 7, others: mark.others };
+            assert!(gather(&db, again.generation, made_by(&after)).await.unwrap());
+            assert!(mark(&db).await.unwrap().has_other_keys());
+            assert!(gather(&db, again.generation + 1, made_by(&again)).await.unwrap());
         }
     }
 
@@ -732,7 +799,7 @@ mod tests {
         let rows = addresses(&db, 0, i64::MAX).await.unwrap();
         let keys: Vec<_> = rows.iter().map(|row| (row.seq, Image::parse(&row.url).unwrap().keys(&rules))).collect();
         rekey(&db, &keys).await.unwrap();
-        assert!(gather(&db, mark(&db).await.unwrap().generation, 0).await.unwrap());
+        assert!(gather(&db, mark(&db).await.unwrap().generation, by(0)).await.unwrap());
         let set = known(&db).await;
         let holds = |host: &str, number: usize| {
             assert_eq!(image(number).keys(&rules).hosts.len(), 2);

@@ -62,6 +62,11 @@ impl Report {
             Some(image) if image.is(&rules.placeholder) => {
                 faults.push(Fault::at("/url", "is the placeholder that stands in for unlawful images"));
             }
+            Some(image) if image.has_unescaped_query() => {
+                let detail =
+                    "must have its query as bodies have it: `'`, brackets and letters beyond ASCII percent-encoded";
+                faults.push(Fault::at("/url", detail));
+            }
             Some(_) => {}
         }
         let mut id = |key: &str| optional_id(object, key, &mut faults);
@@ -153,6 +158,12 @@ mod tests {
         let rules = Rules::parse(Rules::DEFAULT.as_bytes(), &Keys::default()).unwrap();
         let placeholder = format!(r#"{{"url":"{}","reason":"x"}}"#, rules.placeholder);
         assert_eq!(parse(&placeholder).unwrap_err()[0].pointer, "/url");
+        for (url, is_good) in
+            [("/头[1].jpg?w=1", true), ("/a.jpg?n=头", false), ("/a.jpg?n[]=1", false), ("/a?n=%E5", true)]
+        {
+            let text = format!(r#"{{"url":"https://a.example.com{url}","reason":"x"}}"#);
+            assert_eq!(parse(&text).is_ok(), is_good, "{url}");
+        }
     }
 
     #[test]

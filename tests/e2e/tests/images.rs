@@ -698,6 +698,26 @@ async fn unlawful_images_may_be_on_any_number_of_hosts() -> Result<()> {
     let is_filtered = "SELECT length(f.hosts) > 0
         FROM images_unlawful AS u JOIN images_unlawful_filters AS f ON f.generation = u.generation";
     assert!(database.query_row(is_filtered, [], |row| row.get::<_, bool>(0))?);
+    // What that release writes beside this one is made anew.
+    database.execute_batch(
+        "INSERT INTO images_violations
+            (id, url, doctor_id, patient_id, order_no, channel, reason, image, keys, hosts, reported_at_ms)
+        VALUES ('x', 'https://img10.360buyimg.com/头像[1].jpg', '', '', '', '', 'x', '', '00000000000000aa', 'a', 0);
+        UPDATE images_unlawful SET generation = generation + 1, bloom = x''",
+    )?;
+    forgotten_everywhere().await;
+    let (lettered, encoded) =
+        ("https://img10.360buyimg.com/\\u5934像[1].jpg", "https://img.hospital.example/%E5%A4%B4%E5%83%8F%5B1%5D.jpg");
+    let body = format!("{unlawful} \"{lettered}，{encoded} {lawful}");
+    let expected = format!("{PLACEHOLDER} \"{PLACEHOLDER}，{PLACEHOLDER} {lawful}");
+    assert_eq!(rewritten(&app, "", &body).await?, expected);
+    // Without the filter of hosts nothing is let through.
+    database.execute_batch("UPDATE images_unlawful_filters SET hosts = 'none'")?;
+    forgotten_everywhere().await;
+    assert_eq!(app.answer("/images/rewrite", body.clone()).await?.0, 500);
+    database.execute_batch("UPDATE images_unlawful_filters SET hosts = x''")?;
+    forgotten_everywhere().await;
+    assert_eq!(rewritten(&app, "", &body).await?, expected);
     Ok(())
 }
 
@@ -829,7 +849,12 @@ async fn a_set_of_rules_that_nobody_finished_is_finished_before_the_first_body()
 
 /// Undoes migration 7 of images.
 const WITHOUT_FILTERS: &str = "DROP TRIGGER images_unlawful_filters_made;
+    DROP TRIGGER images_unlawful_by_others;
+    DROP TRIGGER images_violations_by_others;
     DROP TABLE images_unlawful_filters;
+    ALTER TABLE images_violations DROP COLUMN made_by;
+    ALTER TABLE images_unlawful DROP COLUMN others;
+    ALTER TABLE images_unlawful DROP COLUMN others_done;
     ALTER TABLE images_unlawful DROP COLUMN listed;
     ALTER TABLE images_unlawful DROP COLUMN host_filter;
     ALTER TABLE images_unlawful DROP COLUMN path_filter;";
@@ -913,7 +938,6 @@ async fn a_fetched_answer_is_rewritten_and_only_configured_origins_are_reached()
     Ok(())
 }
 
-/// An origin's answer as it comes out of `/images/fetch`, and the application.
 #[tokio::test]
 async fn an_origin_that_does_not_answer_as_it_must_is_a_bad_gateway() -> Result<()> {
     const ENCODED: &str = "HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
@@ -959,6 +983,7 @@ async fn origins_must_differ_in_what_they_are_asked_for_by() -> Result<()> {
     Ok(())
 }
 
+/// An origin's answer as it comes out of `/images/fetch`, and the application.
 async fn fetched_from(url: &str) -> Result<(App, reqwest::Result<Response>)> {
     let app =
         App::http(|builder| builder.variable("images_sign_keys", SIGN_KEYS).variable("images_origin_1", url)).await?;

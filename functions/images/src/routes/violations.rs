@@ -108,22 +108,21 @@ pub(super) async fn take_back_image(request: Request) -> Result<StatusCode, Prob
     }
 }
 
-/// What an image is asked for by: all that makes its URL the placeholder. An older release's reports have their keys
-/// made anew first.
+/// What an image is asked for by: the keys of all whose reports make its URL the placeholder. An earlier release's have
+/// theirs made anew first.
 async fn keys(image: &Image) -> Result<Vec<u64>, Problem> {
     let rules = standing().await?.rules;
-    let mut keys = image.keys(&rules).images;
-    keys.extend(image.without_query().keys(&rules).images);
-    Ok(keys)
+    Ok(image.hidden_by().iter().flat_map(|image| image.keys(&rules).images).collect())
 }
 
 /// Whether there was any.
 async fn taken_back(which: Which<'_>, started: Instant) -> Result<bool, Problem> {
     let db = db().await?;
     let reports = store::take_back(db, which, clock::now_ms()).await?;
+    // Whatever becomes of the rest: they are gone.
+    reports.iter().for_each(|report| log(report, "taken_back", started.elapsed()));
     gather(db).await?;
     look_again().await?;
-    reports.iter().for_each(|report| log(report, "taken_back", started.elapsed()));
     Ok(!reports.is_empty())
 }
 

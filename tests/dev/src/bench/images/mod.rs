@@ -112,7 +112,7 @@ pub(crate) async fn bench(kind: Kind, settings: &Settings) -> Result<()> {
     let sed = Spread::of(rounds.iter().map(|round| megabytes / round.sed.as_secs_f64()));
     println!("{:<29} {:>5.0}", "GNU sed", sed.median);
     report.add(json!({"name": "GNU sed", "mb_per_s": sed.json()}));
-    let place = |name: &str| cases.iter().position(|case| case.name == name).context("there is such a case");
+    let place = |name: &str| cases.iter().position(|case| case.name == name).context("no such case");
     let (many, few) = (place(MANY_REPORTS)?, place(FEW_REPORTS)?);
     let ratio = Spread::of(rounds.iter().map(|round| round.cases[few].as_secs_f64() / round.cases[many].as_secs_f64()));
     println!("{MANY_REPORTS}, to {FEW_REPORTS}: {ratio}");
