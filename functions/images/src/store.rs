@@ -143,24 +143,30 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
             hosts BLOB NOT NULL,
             paths BLOB NOT NULL
         )",
-            "CREATE TRIGGER images_unlawful_filters_made AFTER UPDATE OF path_filter ON images_unlawful BEGIN
-            INSERT OR REPLACE INTO images_unlawful_filters
-            VALUES (1, NEW.generation, NEW.listed, NEW.host_filter, NEW.path_filter);
-        END",
             "INSERT INTO images_unlawful_filters
             SELECT 1, generation, '', x'', zeroblob(2048) FROM images_unlawful WHERE keys = x''",
             // How often an earlier release made keys, and how many of these times they were made anew since: images
             // whose paths have letters have more of them now. Such a release does not see it, and makes nothing anew.
-            "ALTER TABLE images_unlawful ADD COLUMN others INTEGER NOT NULL DEFAULT 0",
+            // On its own: it is read often, and what stands behind the keys in a row is reached by way of all of them.
+            "CREATE TABLE images_unlawful_others (
+            id INTEGER PRIMARY KEY CHECK (id = 1),
+            made INTEGER NOT NULL,
+            done INTEGER NOT NULL
+        )",
+            "INSERT INTO images_unlawful_others VALUES (1, EXISTS (SELECT 1 FROM images_violations), 0)",
             "ALTER TABLE images_unlawful ADD COLUMN others_done INTEGER NOT NULL DEFAULT 0",
-            "UPDATE images_unlawful SET others = 1 WHERE EXISTS (SELECT 1 FROM images_violations)",
+            "CREATE TRIGGER images_unlawful_filters_made AFTER UPDATE OF path_filter ON images_unlawful BEGIN
+            INSERT OR REPLACE INTO images_unlawful_filters
+            VALUES (1, NEW.generation, NEW.listed, NEW.host_filter, NEW.path_filter);
+            UPDATE images_unlawful_others SET done = max(done, NEW.others_done) WHERE id = 1;
+        END",
             // It alone writes `bloom`, and reports without this.
             "ALTER TABLE images_violations ADD COLUMN made_by INTEGER NOT NULL DEFAULT 0",
             "CREATE TRIGGER images_unlawful_by_others AFTER UPDATE OF bloom ON images_unlawful BEGIN
-            UPDATE images_unlawful SET others = others + 1 WHERE id = 1;
+            UPDATE images_unlawful_others SET made = made + 1 WHERE id = 1;
         END",
             "CREATE TRIGGER images_violations_by_others AFTER INSERT ON images_violations WHEN NEW.made_by = 0 BEGIN
-            UPDATE images_unlawful SET others = others + 1 WHERE id = 1;
+            UPDATE images_unlawful_others SET made = made + 1 WHERE id = 1;
         END",
         ],
     },
@@ -198,7 +204,8 @@ impl Mark {
 /// A [`Mark`]'s columns.
 const MARK: &str = "(SELECT coalesce(max(version), 0) FROM images_rules),
     (SELECT coalesce(max(seq), 0) FROM images_violations),
-    u.generation, u.through_seq, u.rules_version, u.dirty_at_ms, u.others, u.others_done";
+    u.generation, u.through_seq, u.rules_version, u.dirty_at_ms,
+    (SELECT made FROM images_unlawful_others), (SELECT done FROM images_unlawful_others)";
 /// How many they are.
 const MARK_COLUMNS: usize = 8;
 
@@ -391,7 +398,7 @@ async fn gathered(db: &Db) -> Result<Gathered, DbError> {
 async fn replace(db: &Db, gathered: Gathered, generation: i64, made_by: MadeBy) -> Result<bool, DbError> {
     const WRITE: &str = "UPDATE images_unlawful
         SET generation = generation + 1, through_seq = $1, rules_version = $2, dirty_at_ms = 0, keys = $3, hosts = $4,
-            listed = $5, host_filter = $6, path_filter = $7, others_done = max(others_done, $8)
+            listed = $5, host_filter = $6, path_filter = $7, others_done = $8
         WHERE id = 1 AND generation = $9 RETURNING 1";
     let hosts = gathered.hosts.join(" ");
     let (listed, host_filter) = match gathered.hosts.len() {

@@ -853,7 +853,7 @@ const WITHOUT_FILTERS: &str = "DROP TRIGGER images_unlawful_filters_made;
     DROP TRIGGER images_violations_by_others;
     DROP TABLE images_unlawful_filters;
     ALTER TABLE images_violations DROP COLUMN made_by;
-    ALTER TABLE images_unlawful DROP COLUMN others;
+    DROP TABLE images_unlawful_others;
     ALTER TABLE images_unlawful DROP COLUMN others_done;
     ALTER TABLE images_unlawful DROP COLUMN listed;
     ALTER TABLE images_unlawful DROP COLUMN host_filter;
