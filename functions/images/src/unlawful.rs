@@ -16,6 +16,7 @@ use xxhash_rust::xxh64::xxh64;
 
 use crate::{
     escaping::is_of_letter,
+    rewrite::LETTERS_MAX,
     rules::{Rule, Rules},
     sign::PARAMETERS,
 };
@@ -433,7 +434,8 @@ impl Image {
     pub(crate) fn hidden_by(&self) -> Vec<Self> {
         let of = |path: &str| Self { path: path.into(), query: String::new(), ..self.clone() };
         let is_letter = |char: char| !char.is_ascii() || is_of_letter(char as u8);
-        let ends = self.path.match_indices(is_letter).filter_map(|(at, _)| self.path.get(..at));
+        let letters = self.path.match_indices(is_letter).take(LETTERS_MAX);
+        let ends = letters.filter_map(|(at, _)| self.path.get(..at));
         let shorter = ends.map(|path| of(path.trim_end_matches(MARKS)));
         let without_query = (!self.query.is_empty()).then(|| of(&self.path));
         std::iter::once(self.clone()).chain(without_query).chain(shorter).collect()
