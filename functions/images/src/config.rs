@@ -82,6 +82,11 @@ pub(crate) async fn gateways() -> Result<&'static Gateways, Problem> {
     GATEWAYS.get_or_try_init(async { Gateways::load_for_people().await?.map_err(misconfigured) }).await
 }
 
+/// What an origin is asked for by: its host, and its port if it has one.
+pub(crate) fn origin_name(origin: &str) -> Option<&str> {
+    origin.split("://").nth(1)
+}
+
 /// The origins that may be fetched from, such as `https://legacy.example.org`.
 ///
 /// # Errors
@@ -94,8 +99,7 @@ pub(crate) async fn origins() -> Result<&'static Vec<String>, Problem> {
                 let name = format!("images_origin_{number}");
                 let value = variable(&name).await?.trim().to_ascii_lowercase();
                 let origin = value.strip_suffix('/').unwrap_or(&value);
-                let name_of = |origin: &str| origin.split("://").nth(1).map(str::to_owned);
-                let is_there = origins.iter().any(|other: &String| name_of(other) == name_of(origin));
+                let is_there = origins.iter().any(|other: &String| origin_name(other) == origin_name(origin));
                 if is_origin(origin) && is_there {
                     let detail = "must have another host or port than the others: by these it is asked for";
                     faults.push(Fault::at(format!("/variables/{name}"), detail));

@@ -348,25 +348,14 @@ pub(crate) fn goes_on(bytes: &[u8], at: usize, depth: usize, last: bool) -> Opti
             Token::More => None,
         };
     }
-    let rest = bytes.get(at..).unwrap_or_default();
-    let of_char = |char: char| !MARKS.contains(char);
-    let of_code = |code: u32| code >= 128 && char::from_u32(code).is_none_or(of_char);
-    if depth > 0 {
-        return Some(match rest.strip_prefix(percent_sign(depth)).map(|digits| hexadecimal(digits, 2)) {
-            Some(Digits::Value(value, _)) => value >= 128,
-            _ => false,
-        });
-    }
-    if let Some((code, _)) = escaped_code(rest) {
-        return Some(of_code(code));
-    }
-    match rest {
-        [byte @ 128..=255, ..] => match rest.get(..utf8_length(*byte)) {
-            Some(char) => Some(std::str::from_utf8(char).map_or(true, |text| text.chars().all(of_char))),
-            None => last.then_some(true),
+    Some(match letter(bytes, at, depth, last)? {
+        Some(letter) => match std::str::from_utf8(letter.bytes()) {
+            Ok(text) => !text.is_ascii() && !MARKS.contains(text),
+            Err(_) => true,
         },
-        _ => Some(false),
-    }
+        // Half of a character.
+        None => depth == 0 && is_beyond(bytes, at),
+    })
 }
 
 /// A character at which a URL ends in a body, and that an image's path may hold all the same, where nobody has

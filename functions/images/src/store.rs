@@ -379,7 +379,6 @@ struct Gathered {
     through_seq: i64,
     sorted: Vec<u8>,
     hosts: Vec<String>,
-    path_filter: Bloom,
 }
 
 async fn gathered(db: &Db) -> Result<Gathered, DbError> {
@@ -390,9 +389,7 @@ async fn gathered(db: &Db) -> Result<Gathered, DbError> {
     let mut hosts = names(row.text(2)?);
     hosts.sort_unstable();
     hosts.dedup();
-    let sorted = sorted(keys(row.text(1)?));
-    let path_filter = Bloom::of(&sorted);
-    Ok(Gathered { through_seq: row.integer(0)?, sorted, hosts, path_filter })
+    Ok(Gathered { through_seq: row.integer(0)?, sorted: sorted(keys(row.text(1)?)), hosts })
 }
 
 async fn replace(db: &Db, gathered: Gathered, generation: i64, made_by: MadeBy) -> Result<bool, DbError> {
@@ -405,6 +402,7 @@ async fn replace(db: &Db, gathered: Gathered, generation: i64, made_by: MadeBy) 
         0..=LISTED_MAX => (Some(hosts.clone()), Vec::new()),
         _ => (None, Bloom::of_hosts(&gathered.hosts).into_bytes()),
     };
+    let path_filter = Bloom::of(&gathered.sorted).into_bytes();
     let values: [Value; 9] = [
         gathered.through_seq.into(),
         made_by.rules_version.into(),
@@ -412,7 +410,7 @@ async fn replace(db: &Db, gathered: Gathered, generation: i64, made_by: MadeBy) 
         hosts.into(),
         listed.into(),
         host_filter.into(),
-        gathered.path_filter.into_bytes().into(),
+        path_filter.into(),
         made_by.others.into(),
         generation.into(),
     ];

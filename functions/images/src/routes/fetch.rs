@@ -19,7 +19,7 @@ use shared::{
 
 use super::{allowed, body::Rewritten, caller, not_found, rewrite::is_encoded};
 use crate::{
-    config::{Standing, origins, standing},
+    config::{Standing, origin_name, origins, standing},
     rules::Caller,
 };
 
@@ -66,7 +66,7 @@ pub(super) async fn fetch(request: Request) -> Result<Response, Problem> {
     let origins = origins().await?;
     let origin = origins
         .iter()
-        .find(|origin| origin.split("://").nth(1) == Some(name.as_str()))
+        .find(|origin| origin_name(origin) == Some(name.as_str()))
         .ok_or_else(|| not_found("origin", &name))?;
     let path = if path.is_empty() { "/" } else { path };
     let asked = if theirs.is_empty() { path.to_owned() } else { format!("{path}?{theirs}") };
