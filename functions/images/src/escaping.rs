@@ -162,6 +162,11 @@ pub(crate) const fn is_url(byte: u8) -> bool {
         )
 }
 
+/// Whether a character at a URL's end is the sentence's.
+pub(crate) const fn is_mark(byte: u8) -> bool {
+    matches!(byte, b'.' | b',' | b';' | b':' | b'!')
+}
+
 /// How many backslashes stand before `end`, counted to one more than an escape may have.
 fn backslashes_before(bytes: &[u8], end: usize) -> usize {
     let before = bytes.get(..end).unwrap_or_default().iter().rev();

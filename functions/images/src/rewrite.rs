@@ -12,8 +12,8 @@ use shared::rollout::{Percent, bucket};
 
 use crate::{
     escaping::{
-        Ampersand, REFERENCE_MAX, Style, Token, colon_before, goes_on, is_beyond, is_url, letter, percent_sign,
-        slash_before, token,
+        Ampersand, REFERENCE_MAX, Style, Token, colon_before, goes_on, is_beyond, is_mark, is_url, letter,
+        percent_sign, slash_before, token,
     },
     finder::Finder,
     lanes::{append, equal, host_run, host_run_back, is_host, path_run, spread},
@@ -1277,7 +1277,7 @@ fn rest(
         }
         at += size;
         // A sentence's marks behind a URL are the sentence's.
-        if size > 1 || !matches!(byte, b'.' | b',' | b';' | b':' | b'!') {
+        if size > 1 || !is_mark(byte) {
             found.end = at;
             if !fragment {
                 found.insert = at;

@@ -15,7 +15,7 @@ use hashbrown::{HashMap, HashSet};
 use xxhash_rust::xxh64::xxh64;
 
 use crate::{
-    escaping::is_of_letter,
+    escaping::{is_mark, is_of_letter},
     rewrite::LETTERS_MAX,
     rules::{Rule, Rules},
     sign::PARAMETERS,
@@ -393,12 +393,9 @@ fn beginning(path: &[u8]) -> Option<&[u8]> {
     path.iter().position(|byte| is_of_letter(*byte)).and_then(|at| path.get(..at))
 }
 
-/// At a URL's end they are the sentence's.
-const MARKS: [char; 5] = ['.', ',', ';', ':', '!'];
-
 /// Without the marks at the end that a body's URL does not have there.
 fn trimmed(text: &[u8]) -> &[u8] {
-    let marks = text.iter().rev().take_while(|byte| MARKS.contains(&char::from(**byte))).count();
+    let marks = text.iter().rev().take_while(|byte| is_mark(**byte)).count();
     text.get(..text.len() - marks).unwrap_or_default()
 }
 
@@ -436,7 +433,7 @@ impl Image {
         let is_letter = |char: char| !char.is_ascii() || is_of_letter(char as u8);
         let letters = self.path.match_indices(is_letter).take(LETTERS_MAX);
         let ends = letters.filter_map(|(at, _)| self.path.get(..at));
-        let shorter = ends.map(|path| of(path.trim_end_matches(MARKS)));
+        let shorter = ends.map(|path| of(path.trim_end_matches(|char: char| char.is_ascii() && is_mark(char as u8))));
         let without_query = (!self.query.is_empty()).then(|| of(&self.path));
         std::iter::once(self.clone()).chain(without_query).chain(shorter).collect()
     }
