@@ -433,6 +433,32 @@ async fn a_new_set_of_rules_holds_everywhere_within_a_second_and_old_ones_are_ke
 }
 
 #[tokio::test]
+async fn most_requests_ask_the_database_for_nothing() -> Result<()> {
+    let app = app().await?;
+    let database = Connection::open(app.runtime.state_dir().join("sqlite_db.db"))?;
+    database.busy_timeout(PATIENCE)?;
+    let mut unasked = 0;
+    for _ in 0..5 {
+        assert_eq!(rewritten(&app, "", OLD).await?, NEW);
+        // Whoever asks for the rules from now on is told that there is no such table.
+        database.execute_batch("ALTER TABLE images_rules RENAME TO images_rules_hidden")?;
+        let hidden = Instant::now();
+        let refused = loop {
+            let answer = app.post("/images/rewrite").body(OLD).send().await?;
+            match answer.status().as_u16() {
+                200 if hidden.elapsed() < PATIENCE => unasked += 1,
+                status => break status,
+            }
+        };
+        database.execute_batch("ALTER TABLE images_rules_hidden RENAME TO images_rules")?;
+        // In half a second what an instance knows is asked for again.
+        assert_eq!(refused, 500);
+    }
+    assert!(unasked > 5, "{unasked}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_wrong_set_of_rules_is_refused_with_every_fault_and_only_operators_may_send_one() -> Result<()> {
     let app = app().await?;
     let wrong = json!({"version": 2, "placeholder": "nonsense", "rules": [
@@ -889,18 +915,24 @@ async fn origin(answer: &'static str) -> Result<(String, mpsc::Receiver<String>)
     let (tell, asked) = mpsc::channel(16);
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
-            let mut head = Vec::new();
-            while !head.ends_with(b"\r\n\r\n") {
-                match stream.read_u8().await {
-                    Ok(byte) => head.push(byte),
-                    Err(_) => break,
-                }
-            }
+            let head = head(&mut stream).await;
             let _ = stream.write_all(answer.as_bytes()).await;
             let _ = tell.send(String::from_utf8_lossy(&head).into_owned()).await;
         }
     });
     Ok((url, asked))
+}
+
+/// A request up to its body, or up to where it breaks off.
+async fn head(stream: &mut TcpStream) -> Vec<u8> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        match stream.read_u8().await {
+            Ok(byte) => head.push(byte),
+            Err(_) => break,
+        }
+    }
+    head
 }
 
 #[tokio::test]
@@ -1012,5 +1044,26 @@ async fn a_fetched_answer_that_breaks_off_does_not_end_as_if_it_were_whole() -> 
     let (app, fetched) = fetched_from(&url).await?;
     assert!(fetched.is_err() || fetched?.bytes().await.is_err());
     app.runtime.wait_for_log("images", PATIENCE, |line| line["outcome"] == "broken").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_fetched_answer_that_does_not_go_on_is_broken_off() -> Result<()> {
+    const PAUSE: Duration = Duration::from_secs(5);
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let url = format!("http://{}", listener.local_addr()?);
+    // It says what is to come, sends a part of it, and stays there.
+    let origin = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await?;
+        head(&mut stream).await;
+        stream.write_all(format!("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{OLD} and").as_bytes()).await?;
+        stream.read_to_end(&mut Vec::new()).await
+    });
+    let asked = Instant::now();
+    let (app, fetched) = fetched_from(&url).await?;
+    assert!(fetched.is_err() || fetched?.bytes().await.is_err());
+    assert!((PAUSE..PATIENCE).contains(&asked.elapsed()), "{:?}", asked.elapsed());
+    app.runtime.wait_for_log("images", PATIENCE, |line| line["outcome"] == "broken").await?;
+    origin.abort();
     Ok(())
 }
