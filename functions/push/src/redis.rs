@@ -49,9 +49,7 @@ async fn from_stream() -> Result<(), Problem> {
     let started = Instant::now();
     let source = RedisStream::outbound(&config.stream.url, &config.stream.name, FUNCTION);
     let drained = drain(&intake, &source, &config.stream.field, || started.elapsed() < SPEND).await;
-    // What waits is delivered also when the stream could not be read.
-    let brought = !matches!(drained, Ok(Drained { read: 0, .. }));
-    let delivered = intake.outbox().deliver_rung(brought, clock::after_ms(SPEND)).await;
+    let delivered = intake.outbox().deliver_rung(Drained::brought(&drained), clock::after_ms(SPEND)).await;
     drained?;
     delivered?;
     Ok(())

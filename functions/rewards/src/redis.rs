@@ -61,9 +61,7 @@ async fn from_stream() -> Result<(), Problem> {
     let source = RedisStream::outbound(&config.stream.url, &config.stream.name, FUNCTION);
     let drained = drain(&rewards, &source, &config.stream.field, || started.elapsed() < SPEND).await;
     let told = rewards.tell(|| started.elapsed() < SPEND).await;
-    // What waits is delivered also when the stream could not be read.
-    let brought = !matches!(drained, Ok(Drained { read: 0, .. }));
-    let delivered = rewards.outbox().deliver_rung(brought, clock::after_ms(SPEND)).await;
+    let delivered = rewards.outbox().deliver_rung(Drained::brought(&drained), clock::after_ms(SPEND)).await;
     drained?;
     told?;
     delivered?;

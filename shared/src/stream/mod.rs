@@ -114,6 +114,13 @@ pub struct Drained {
     pub busy: bool,
 }
 
+impl Drained {
+    /// Whether a drain read entries, or may have: what waits is delivered also when the stream could not be read.
+    pub fn brought<E>(drained: &Result<Self, E>) -> bool {
+        !matches!(drained, Ok(Self { read: 0, .. }))
+    }
+}
+
 /// Drains `source` in batches of `count` until it is empty or there is no `more_time`.
 ///
 /// What `handle` returns commits a batch and says which of its entries cannot be read. Meanwhile the batch before it is

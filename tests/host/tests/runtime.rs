@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use harness::port;
+use harness::{Redis, port};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -183,57 +183,14 @@ impl Drop for Host {
     }
 }
 
-/// A Redis server of the test's own.
-struct Redis {
-    child: Child,
-    port: u16,
+async fn redis() -> Redis {
+    Redis::start().await.unwrap()
 }
 
-impl Redis {
-    async fn start(port: u16) -> Self {
-        let child = Command::new("redis-server")
-            .args(["--bind", "127.0.0.1", "--save", "", "--port", &port.to_string()])
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("redis-server is installed");
-        let server = Self { child, port };
-        let start = Instant::now();
-        while server.connect().await.is_err() {
-            assert!(start.elapsed() < PATIENCE, "redis-server does not start");
-            sleep(Duration::from_millis(20)).await;
-        }
-        server
-    }
-
-    fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
-    }
-
-    async fn connect(&self) -> redis::RedisResult<redis::aio::MultiplexedConnection> {
-        redis::Client::open(self.url())?.get_multiplexed_async_connection().await
-    }
-
-    /// Publishes once somebody listens.
-    async fn publish(&self, channel: &str, message: &str) {
-        let mut connection = self.connect().await.unwrap();
-        let start = Instant::now();
-        loop {
-            let command = redis::cmd("PUBLISH").arg(channel).arg(message).to_owned();
-            let heard: u64 = command.query_async(&mut connection).await.unwrap();
-            if heard > 0 {
-                return;
-            }
-            assert!(start.elapsed() < PATIENCE, "nobody listens to {channel}");
-            sleep(Duration::from_millis(20)).await;
-        }
-    }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// Publishes once somebody listens.
+async fn publish(redis: &Redis, channel: &str, message: &str) {
+    redis.wait_for_subscriber(channel, PATIENCE).await.unwrap();
+    redis.publish(channel, [message]).await.unwrap();
 }
 
 /// Answers every request with 204, and gives its origin.
@@ -473,7 +430,7 @@ async fn a_granted_host_that_is_not_there_is_refused_or_times_out() {
 
 #[tokio::test]
 async fn redis_is_called_and_its_messages_are_heard() {
-    let redis = Redis::start(port::free()).await;
+    let redis = redis().await;
     let mut host = Start::probe().variable("REDIS_URL", &redis.url()).up().await;
     assert_eq!(host.redis("SET", json!(["key", "value"])).await, (200, json!(["OK"])));
     assert_eq!(host.redis("GET", json!(["key"])).await.1, json!(["value"]));
@@ -482,16 +439,16 @@ async fn redis_is_called_and_its_messages_are_heard() {
     let nested = "return {1, {'a', {}}, {2}}";
     assert_eq!(host.redis("EVAL", json!([nested, "0"])).await.1, json!([1, "a", 2]));
     assert_eq!(host.redis("NONSENSE", json!([])).await.0, 502);
-    let other = json!({ "command": "PING", "address": format!("redis://localhost:{}", redis.port) });
+    let other = json!({ "command": "PING", "address": format!("redis://localhost:{}", redis.port()) });
     let (_, error) = host.post("/probe/redis", other).await;
     assert!(error["error"].as_str().unwrap().contains("InvalidAddress"), "{error}");
 
     host.wait_for("stdout", "Active Channels on").await;
-    redis.publish("probe", "first").await;
+    publish(&redis, "probe", "first").await;
     host.wait_for("stderr", "first").await;
-    redis.publish("probe", "fail").await;
+    publish(&redis, "probe", "fail").await;
     host.wait_for("stderr", "failed on a message of channel \"probe\"").await;
-    redis.publish("probe", "second").await;
+    publish(&redis, "probe", "second").await;
     host.wait_for("stderr", "second").await;
     let log = host.folder.path().join("state/logs/probe-events_stdout.txt");
     assert_eq!(fs::read_to_string(log).unwrap(), "first\nfail\nsecond\n");
@@ -499,7 +456,7 @@ async fn redis_is_called_and_its_messages_are_heard() {
 
 #[tokio::test]
 async fn redis_has_a_function_for_each_of_the_usual_commands() {
-    let redis = Redis::start(port::free()).await;
+    let redis = redis().await;
     let mut host = Start::probe().variable("REDIS_URL", &redis.url()).up().await;
     for (function, args, result) in [
         ("get", json!(["key"]), json!(null)),
@@ -528,7 +485,7 @@ async fn redis_has_a_function_for_each_of_the_usual_commands() {
     }
 
     host.wait_for("stdout", "Active Channels on").await;
-    redis.publish("probe", "subscribed").await;
+    publish(&redis, "probe", "subscribed").await;
     host.wait_for("stderr", "subscribed").await;
     assert_eq!(host.redis_function("publish", json!(["probe", "by a function"])).await, (200, json!(null)));
     host.wait_for("stderr", "by a function").await;
@@ -544,8 +501,8 @@ async fn a_lost_redis_is_found_again_while_http_goes_on() {
     assert_eq!(host.get("/probe/hello").await.0, 200);
 
     for round in ["round 1", "round 2"] {
-        let redis = Redis::start(port).await;
-        redis.publish("c", round).await;
+        let redis = Redis::builder().port(port).start().await.unwrap();
+        publish(&redis, "c", round).await;
         host.wait_for("stderr", round).await;
         let said = host.output("stderr");
         assert!(said.contains("is back"), "{said}");
@@ -573,11 +530,11 @@ async fn a_graceful_stop_finishes_what_is_in_flight() {
 
 #[tokio::test]
 async fn a_graceful_stop_finishes_the_redis_message_in_hand() {
-    let redis = Redis::start(port::free()).await;
+    let redis = redis().await;
     let mut host = Start::probe().variable("REDIS_URL", &redis.url()).up().await;
-    redis.publish("probe", "sleep 1500").await;
+    publish(&redis, "probe", "sleep 1500").await;
     host.wait_for("stderr", "sleep 1500").await;
-    redis.publish("probe", "next").await;
+    publish(&redis, "probe", "next").await;
     host.signal(Signal::SIGTERM);
     assert_eq!(host.exit().await.code(), Some(0));
     let log = host.folder.path().join("state/logs/probe-events_stdout.txt");
@@ -649,11 +606,11 @@ async fn a_second_start_is_quick() {
 
 #[tokio::test]
 async fn quiet_keeps_the_output_to_the_files() {
-    let redis = Redis::start(port::free()).await;
+    let redis = redis().await;
     let mut start = Start::probe().variable("REDIS_URL", &redis.url());
     start.command.arg("--quiet");
     let host = start.up().await;
-    redis.publish("probe", "hushed").await;
+    publish(&redis, "probe", "hushed").await;
     let log = host.folder.path().join("state/logs/probe-events_stdout.txt");
     let begun = Instant::now();
     while fs::read_to_string(&log).unwrap() != "hushed\n" {
