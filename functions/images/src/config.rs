@@ -23,6 +23,7 @@ use crate::{
     finder::Finder,
     rewrite::{Counts, Rewriter, finder},
     rules::{Caller, Rules},
+    scan,
     sign::Keys,
     store::{self, Hosts, MadeBy, Mark, News, RuleSet},
     unlawful::{Anew, Bloom, Image, Lack, Unlawful},
@@ -176,10 +177,19 @@ fn known() -> Option<Standing> {
 /// # Errors
 /// Those of the database, and 503 if the kept set names a key that is gone.
 pub(crate) async fn standing() -> Result<Standing, Problem> {
+    standing_for(b"").await
+}
+
+/// The same for a text that is likely to be the only one of its instance: what its URLs may need of the reports is read
+/// at once, as a query costs more than what it brings.
+///
+/// # Errors
+/// As [`standing`].
+pub(crate) async fn standing_for(text: &[u8]) -> Result<Standing, Problem> {
     let known_for_ms = i64::try_from(KNOWN_FOR.as_millis()).unwrap_or_default();
     match known() {
         Some(standing) if (0..known_for_ms).contains(&(clock::now_ms() - standing.at_ms)) => Ok(standing),
-        _ => look_again().await,
+        _ => look(scan::next(text, 0).is_some()).await,
     }
 }
 
@@ -188,26 +198,31 @@ pub(crate) async fn standing() -> Result<Standing, Problem> {
 /// # Errors
 /// As [`standing`].
 pub(crate) async fn look_again() -> Result<Standing, Problem> {
+    look(false).await
+}
+
+async fn look(wants_filters: bool) -> Result<Standing, Problem> {
     let db = db().await?;
     let at_ms = clock::now_ms();
     let before = known();
     let since = before.as_ref().map(|standing| &standing.mark);
-    let mut news = store::news(db, since).await?;
+    let mut news = store::news(db, since, wants_filters).await?;
     if news.mark.dirty_at_ms > 0 && at_ms - news.mark.dirty_at_ms > MENDED_AFTER_MS {
         gather(db).await?;
-        news = store::news(db, since).await?;
+        news = store::news(db, since, wants_filters).await?;
     }
-    let News { mut mark, rules, mut hosts } = news;
+    let set = news.rules.as_ref();
     let (rules, is_abandoned) = match &before {
-        Some(standing) if standing.mark.rules_version == mark.rules_version => (standing.rules.clone(), false),
-        _ => (Arc::new(parsed(rules.as_ref()).await?), is_abandoned(rules.as_ref(), &mark, at_ms)),
+        Some(standing) if standing.mark.rules_version == news.mark.rules_version => (standing.rules.clone(), false),
+        _ => (Arc::new(parsed(set).await?), is_abandoned(set, &news.mark, at_ms)),
     };
-    if is_abandoned || mark.has_other_keys() {
+    if is_abandoned || news.mark.has_other_keys() {
         rekey(db, &rules).await?;
-        let after = store::news(db, since).await?;
+        let after = store::news(db, since, wants_filters).await?;
         // The set is the one that was read, whatever has come meanwhile.
-        (mark, hosts) = (Mark { rules_version: mark.rules_version, ..after.mark }, after.hosts);
+        news = News { mark: Mark { rules_version: news.mark.rules_version, ..after.mark }, ..after };
     }
+    let News { mark, hosts, host_filter, path_filter, .. } = news;
     let unlawful = match &before {
         Some(standing) if (standing.mark.generation, standing.mark.seq) == (mark.generation, mark.seq) => {
             standing.unlawful.clone()
@@ -227,6 +242,8 @@ pub(crate) async fn look_again() -> Result<Standing, Problem> {
             if mark.seq > mark.through_seq {
                 store::reported_since(db, mark.through_seq).await?.iter().for_each(|keys| unlawful.add(keys));
             }
+            host_filter.into_iter().for_each(|filter| unlawful.learn_hosts(filter));
+            path_filter.into_iter().for_each(|filter| unlawful.learn_filter(filter));
             Arc::new(unlawful)
         }
     };

@@ -16,7 +16,7 @@ use shared::{
 };
 
 use crate::{
-    config::standing,
+    config::standing_for,
     outcome,
     rules::{CONTEXTS, Caller, Context},
 };
@@ -52,7 +52,7 @@ async fn take(payload: &Bytes) -> Result<(), Problem> {
     let envelope: Envelope<'_> =
         serde_json::from_slice(payload).map_err(|error| refused(vec![Fault::at("", format!("not JSON: {error}"))]))?;
     let body = payload.slice_ref(envelope.body.get().as_bytes());
-    let standing = standing().await?;
+    let standing = standing_for(&body).await?;
     // The body's JSON as it stands: an escape is an escape in a message, too.
     let (rewritten, counts) = standing.rewritten(&caller, body.clone()).await?;
     let start = body.as_ptr() as usize - payload.as_ptr() as usize;

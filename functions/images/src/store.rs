@@ -234,6 +234,9 @@ pub(crate) struct News {
     pub(crate) rules: Option<RuleSet>,
     /// The hosts of the gathered reports, where filters were made with them.
     pub(crate) hosts: Option<Hosts>,
+    /// The filter of these hosts, if they are many, and that of the reports' keys, where these are wanted.
+    pub(crate) host_filter: Option<Bloom>,
+    pub(crate) path_filter: Option<Bloom>,
 }
 
 /// The hosts of the gathered reports.
@@ -244,17 +247,20 @@ pub(crate) enum Hosts {
     Many,
 }
 
-/// What is new to one who knows all that was there at a mark: one small query, also for one who knows nothing.
-pub(crate) async fn news(db: &Db, since: Option<&Mark>) -> Result<News, DbError> {
+/// What is new to one who knows all that was there at a mark: one query, also for one who knows nothing, and a small one
+/// if no filters are wanted.
+pub(crate) async fn news(db: &Db, since: Option<&Mark>, wants_filters: bool) -> Result<News, DbError> {
     let sql = format!(
-        "SELECT {MARK}, r.text, r.stored_at_ms, f.generation, f.listed
+        "SELECT {MARK}, r.text, r.stored_at_ms, f.generation, f.listed,
+            CASE WHEN $1 AND f.listed IS NULL THEN f.hosts END, CASE WHEN $1 THEN f.paths END
         FROM images_unlawful AS u
-        LEFT JOIN images_rules AS r ON r.version = (SELECT max(version) FROM images_rules) AND r.version <> $1
-        LEFT JOIN images_unlawful_filters AS f ON f.generation = u.generation AND f.generation <> $2
+        LEFT JOIN images_rules AS r ON r.version = (SELECT max(version) FROM images_rules) AND r.version <> $2
+        LEFT JOIN images_unlawful_filters AS f ON f.generation = u.generation AND f.generation <> $3
         WHERE u.id = 1"
     );
     let (version, generation) = since.map_or((-1, -1), |mark| (mark.rules_version, mark.generation));
-    let row = db.query_one(&sql, [version.into(), generation.into()]).await?.ok_or(DbError::Column(0))?;
+    let values = [i64::from(wants_filters).into(), version.into(), generation.into()];
+    let mut row = db.query_one(&sql, values).await?.ok_or(DbError::Column(0))?;
     let mark = read_mark(&row)?;
     let rules = match (row.optional_text(MARK_COLUMNS)?, row.optional_integer(MARK_COLUMNS + 1)?) {
         (Some(text), Some(stored_at_ms)) => {
@@ -266,7 +272,9 @@ pub(crate) async fn news(db: &Db, since: Option<&Mark>) -> Result<News, DbError>
     let hosts = row
         .optional_integer(MARK_COLUMNS + 2)?
         .map(|_| listed.map_or(Hosts::Many, |listed| Hosts::Listed(names(listed))));
-    Ok(News { mark, rules, hosts })
+    let mut filter = |column: usize| Ok::<_, DbError>(row.take_blob(column)?.map(Bloom::from_bytes));
+    let (host_filter, path_filter) = (filter(MARK_COLUMNS + 4)?, filter(MARK_COLUMNS + 5)?);
+    Ok(News { mark, rules, hosts, host_filter, path_filter })
 }
 
 /// A kept rule set.
@@ -335,13 +343,13 @@ pub(crate) async fn path_filter(db: &Db, generation: i64) -> Result<Option<Bloom
 
 async fn filter(db: &Db, sql: &str, generation: i64) -> Result<Option<Bloom>, DbError> {
     let row = db.query_one(sql, [generation.into()]).await?;
-    row.map(|row| Ok(Bloom::from_bytes(row.into_blob()?))).transpose()
+    Ok(row.map(|mut row| row.take_blob(0)).transpose()?.flatten().map(Bloom::from_bytes))
 }
 
 /// The gathered reports' keys, sorted.
 pub(crate) async fn gathered_keys(db: &Db) -> Result<Vec<u8>, DbError> {
     let row = db.query_one("SELECT keys FROM images_unlawful WHERE id = 1", []).await?;
-    row.ok_or(DbError::Column(0))?.into_blob()
+    row.ok_or(DbError::Column(0))?.take_blob(0)?.ok_or(DbError::Column(0))
 }
 
 /// The keys of the reports after `seq`, each report's all in one.
@@ -637,7 +645,7 @@ mod tests {
     async fn only_what_is_new_is_told() {
         let (db, _) = reported().await;
         let shown = async |since: Option<&Mark>| {
-            let News { mark, rules, hosts } = news(&db, since).await.unwrap();
+            let News { mark, rules, hosts, .. } = news(&db, since, false).await.unwrap();
             (mark, rules.map(|set| (set.version, set.text, set.stored_at_ms)), hosts.is_some())
         };
         let (first, rules, hosts) = shown(None).await;
@@ -660,7 +668,11 @@ mod tests {
         let of = |keys: &[u8]| Some(Bloom::of(keys));
         let keys = gathered_keys(&db).await.unwrap();
         assert_eq!(path_filter(&db, generation().await).await.unwrap(), of(&keys));
-        let told = async || news(&db, None).await.unwrap().hosts;
+        let told = async || news(&db, None, false).await.unwrap().hosts;
+        let wanted = news(&db, None, true).await.unwrap();
+        assert_eq!((wanted.host_filter, wanted.path_filter), (None, of(&keys)));
+        let mark = Some(wanted.mark);
+        assert_eq!(news(&db, mark.as_ref(), true).await.unwrap().path_filter, None);
         assert_eq!(told().await, Some(Hosts::Listed(vec!["one.example.com".to_owned()])));
         // What was taken back leaves none, and what is gathered has one again.
         assert_eq!(take_back(&db, Which::Id(&id), 2_000).await.unwrap().len(), 1);
@@ -692,7 +704,13 @@ mod tests {
             assert!(gather(&db, generation, by(0)).await.unwrap());
             let filter = host_filter(&db, generation + 1).await.unwrap();
             assert!(path_filter(&db, generation + 1).await.unwrap().is_some());
-            (news(&db, None).await.unwrap().hosts, filter)
+            let wanted = news(&db, None, true).await.unwrap();
+            assert_eq!(wanted.host_filter, filter);
+            assert!(wanted.path_filter.is_some());
+            let News { hosts, host_filter: None, path_filter: None, .. } = news(&db, None, false).await.unwrap() else {
+                panic!("filters that are not wanted");
+            };
+            (hosts, filter)
         };
         // One is there already.
         let (told, filter) = report(1, count - 1).await;
@@ -751,7 +769,7 @@ mod tests {
             let after = mark(&db).await.unwrap();
             assert!(after.has_other_keys() && after.keys_made_by() == 7 && after.keys_version == 7, "{sql}");
             // Its gathering has no filters of ours, and ours of what is there makes nothing good.
-            assert_eq!(news(&db, None).await.unwrap().hosts.is_none(), sql == GATHER);
+            assert_eq!(news(&db, None, false).await.unwrap().hosts.is_none(), sql == GATHER);
             assert!(gather(&db, after.generation, (&after).into()).await.unwrap());
             assert!(mark(&db).await.unwrap().has_other_keys());
             // Nor does what was begun before it wrote once more.

@@ -159,14 +159,15 @@ impl Row {
         }
     }
 
-    /// The bytes of the only column: they may be many, and are not copied.
+    /// The bytes in `column`, or `None` for `NULL`: they may be many, so that they are not copied, but gone from the row.
     ///
     /// # Errors
     /// [`DbError::Column`] if it is another type.
-    pub fn into_blob(self) -> Result<Vec<u8>, DbError> {
-        match self.0.into_iter().next() {
-            Some(Value::Blob(value)) => Ok(value),
-            _ => Err(DbError::Column(0)),
+    pub fn take_blob(&mut self, column: usize) -> Result<Option<Vec<u8>>, DbError> {
+        match self.0.get_mut(column).map(|value| std::mem::replace(value, Value::Null)) {
+            Some(Value::Blob(value)) => Ok(Some(value)),
+            Some(Value::Null) => Ok(None),
+            _ => Err(DbError::Column(column)),
         }
     }
 }

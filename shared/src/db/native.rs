@@ -35,6 +35,11 @@ impl Native {
     fn run(&self, sql: &str, values: Vec<Value>) -> Result<Vec<Row>, rusqlite::Error> {
         let connection = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let mut statement = connection.prepare_cached(sql)?;
+        for number in 1..=statement.parameter_count() {
+            // To SQLite these are names, and a value goes to the name that is used first. `?` has none.
+            let is_in_order = statement.parameter_name(number).is_none_or(|name| name == format!("${number}"));
+            assert!(is_in_order, "placeholders are first used in order: {sql}");
+        }
         let columns = statement.column_count();
         let mut rows = statement.query(params_from_iter(values.into_iter().map(types::Value::from)))?;
         let mut all = Vec::new();
@@ -88,6 +93,12 @@ mod tests {
         let values = [1.into(), 2.5.into(), "三".into(), vec![0u8, 255].into(), Value::Null];
         let rows = db.query("SELECT $1, $2, $3, $4, $5", values.clone()).await.unwrap();
         assert_eq!(rows, [Row(values.to_vec())]);
+    }
+
+    #[tokio::test]
+    #[should_panic(expected = "in order")]
+    async fn placeholders_out_of_order_are_a_mistake() {
+        let _ = Native::in_memory().query("SELECT $2, $1", [1.into(), 2.into()]).await;
     }
 
     #[tokio::test]

@@ -686,17 +686,24 @@ async fn one_of_many_unlawful_images_is_found_whatever_an_instance_has_read_of_t
     let fetched = client.get(app.runtime.url(&path)).bearer_auth(API_TOKEN).send().await?;
     assert_eq!(fetched.headers()["location"], PLACEHOLDER);
 
+    assert_eq!(passed_on(&app, json!([unlawful, lawful])).await?, json!([PLACEHOLDER, kept]));
+    assert_eq!(passed_on(&app, json!("no URL")).await?, json!("no URL"));
+    Ok(())
+}
+
+/// What a message's body becomes.
+async fn passed_on(app: &App, body: Value) -> Result<Value> {
     let mut listener = redis::Client::open(app.redis.as_ref().context("no Redis")?.url())?.get_async_pubsub().await?;
     listener.subscribe("images.rewritten").await?;
-    app.publish("images.messages", json!({"body": [unlawful, lawful]}).to_string()).await?;
+    app.publish("images.messages", json!({"body": body}).to_string()).await?;
     let message = tokio::time::timeout(PATIENCE, listener.into_on_message().next()).await?.context("no message")?;
-    assert_eq!(serde_json::from_slice::<Value>(message.get_payload_bytes())?, json!({"body": [PLACEHOLDER, kept]}));
-    Ok(())
+    Ok(serde_json::from_slice::<Value>(message.get_payload_bytes())?["body"].take())
 }
 
 #[tokio::test]
 async fn unlawful_images_may_be_on_any_number_of_hosts() -> Result<()> {
-    let mut app = app().await?;
+    let mut app = App::start_with(|builder| builder.variable("images_sign_keys", SIGN_KEYS)).await?;
+    put(&app, rules(1)).await?;
     keep_reports_on(&app, 3_000, |number| format!("host-{number}.example.org")).await?;
     let url = |host: usize, number: usize| format!("https://host-{host}.example.org/reported/{number}.jpg");
     let (unlawful, lawful) = (url(7, 7), url(7, 8));
@@ -705,6 +712,7 @@ async fn unlawful_images_may_be_on_any_number_of_hosts() -> Result<()> {
     assert_eq!(rewritten(&app, "", &body).await?, expected);
     let long = |text: &str| format!("{text} 图 ").repeat(20_000);
     assert!(rewritten(&app, "", &long(&body)).await? == long(&expected));
+    assert_eq!(passed_on(&app, json!([body])).await?, json!([expected]));
     // One more, on a further host.
     let more = "https://further.example.org/a.jpg";
     assert_eq!(app.answer("/images/violations", json!({"url": more, "reason": "违规"}).to_string()).await?.0, 201);
