@@ -234,8 +234,9 @@ pub(crate) struct News {
     pub(crate) rules: Option<RuleSet>,
     /// The hosts of the gathered reports, where filters were made with them.
     pub(crate) hosts: Option<Hosts>,
-    /// The filter of these hosts, if they are many, and that of the reports' keys, where these are wanted.
+    /// The filter of these hosts, if they are many, where filters are wanted.
     pub(crate) host_filter: Option<Bloom>,
+    /// The filter of the reports' keys, where filters are wanted or it is small.
     pub(crate) path_filter: Option<Bloom>,
 }
 
@@ -247,12 +248,16 @@ pub(crate) enum Hosts {
     Many,
 }
 
+/// A filter of so many bytes, of 1,500 images, costs less to bring along than to ask for.
+const SMALL_MAX: usize = 4_096;
+
 /// What is new to one who knows all that was there at a mark: one query, also for one who knows nothing, and a small one
 /// if no filters are wanted.
 pub(crate) async fn news(db: &Db, since: Option<&Mark>, wants_filters: bool) -> Result<News, DbError> {
     let sql = format!(
         "SELECT {MARK}, r.text, r.stored_at_ms, f.generation, f.listed,
-            CASE WHEN $1 AND f.listed IS NULL THEN f.hosts END, CASE WHEN $1 THEN f.paths END
+            CASE WHEN $1 AND f.listed IS NULL THEN f.hosts END,
+            CASE WHEN $1 OR length(f.paths) <= {SMALL_MAX} THEN f.paths END
         FROM images_unlawful AS u
         LEFT JOIN images_rules AS r ON r.version = (SELECT max(version) FROM images_rules) AND r.version <> $2
         LEFT JOIN images_unlawful_filters AS f ON f.generation = u.generation AND f.generation <> $3
@@ -669,10 +674,11 @@ mod tests {
         let keys = gathered_keys(&db).await.unwrap();
         assert_eq!(path_filter(&db, generation().await).await.unwrap(), of(&keys));
         let told = async || news(&db, None, false).await.unwrap().hosts;
-        let wanted = news(&db, None, true).await.unwrap();
-        assert_eq!((wanted.host_filter, wanted.path_filter), (None, of(&keys)));
-        let mark = Some(wanted.mark);
-        assert_eq!(news(&db, mark.as_ref(), true).await.unwrap().path_filter, None);
+        for wants_filters in [true, false] {
+            let told = news(&db, None, wants_filters).await.unwrap();
+            assert_eq!((told.host_filter, told.path_filter), (None, of(&keys)));
+            assert_eq!(news(&db, Some(&told.mark), wants_filters).await.unwrap().path_filter, None);
+        }
         assert_eq!(told().await, Some(Hosts::Listed(vec!["one.example.com".to_owned()])));
         // What was taken back leaves none, and what is gathered has one again.
         assert_eq!(take_back(&db, Which::Id(&id), 2_000).await.unwrap().len(), 1);
@@ -707,10 +713,9 @@ mod tests {
             let wanted = news(&db, None, true).await.unwrap();
             assert_eq!(wanted.host_filter, filter);
             assert!(wanted.path_filter.is_some());
-            let News { hosts, host_filter: None, path_filter: None, .. } = news(&db, None, false).await.unwrap() else {
-                panic!("filters that are not wanted");
-            };
-            (hosts, filter)
+            let unwanted = news(&db, None, false).await.unwrap();
+            assert_eq!(unwanted.host_filter, None);
+            (unwanted.hosts, filter)
         };
         // One is there already.
         let (told, filter) = report(1, count - 1).await;
@@ -823,6 +828,10 @@ mod tests {
         let keys: Vec<_> = rows.iter().map(|row| (row.seq, Image::parse(&row.url).unwrap().keys(&rules))).collect();
         rekey(&db, &keys).await.unwrap();
         assert!(gather(&db, mark(&db).await.unwrap().generation, by(0)).await.unwrap());
+        // A large filter is told to those who want it.
+        assert_eq!(news(&db, None, false).await.unwrap().path_filter, None);
+        let filter = news(&db, None, true).await.unwrap().path_filter;
+        assert_eq!(filter, Some(Bloom::of(&gathered_keys(&db).await.unwrap())));
         let set = known(&db).await;
         let holds = |host: &str, number: usize| {
             assert_eq!(image(number).keys(&rules).hosts.len(), 2);

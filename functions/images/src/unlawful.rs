@@ -4,9 +4,9 @@
 //! half is the path's [`fingerprint`]: most images are known to be none by one look at a filter of these, whatever hosts
 //! theirs may be reported under. The keys themselves lie sorted in one piece.
 //!
-//! An instance has the reports' hosts from the beginning, and reads the filter and the keys when a body first needs
-//! them: most never need the keys, which are many. Of more than [`LISTED_MAX`] hosts it reads a filter, too, as soon as
-//! a body has any URL.
+//! An instance has the reports' hosts from the beginning, and a small filter with them. It reads a large one and the
+//! keys when a body first needs them: most never need the keys, which are many. Of more than [`LISTED_MAX`] hosts it
+//! reads a filter, too, as soon as a body has any URL.
 
 use std::sync::OnceLock;
 
