@@ -177,7 +177,7 @@ fn known() -> Option<Standing> {
 /// # Errors
 /// Those of the database, and 503 if the kept set names a key that is gone.
 pub(crate) async fn standing() -> Result<Standing, Problem> {
-    standing_for(b"").await
+    standing_with(false).await
 }
 
 /// The same for a text that is likely to be the only one of its instance: what its URLs may need of the reports is read
@@ -186,10 +186,14 @@ pub(crate) async fn standing() -> Result<Standing, Problem> {
 /// # Errors
 /// As [`standing`].
 pub(crate) async fn standing_for(text: &[u8]) -> Result<Standing, Problem> {
+    standing_with(scan::next(text, 0).is_some()).await
+}
+
+async fn standing_with(wants_filters: bool) -> Result<Standing, Problem> {
     let known_for_ms = i64::try_from(KNOWN_FOR.as_millis()).unwrap_or_default();
     match known() {
         Some(standing) if (0..known_for_ms).contains(&(clock::now_ms() - standing.at_ms)) => Ok(standing),
-        _ => look(scan::next(text, 0).is_some()).await,
+        _ => look(wants_filters).await,
     }
 }
 

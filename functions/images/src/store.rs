@@ -1,5 +1,5 @@
 //! This function's SQL: rule sets with their history, reports of unlawful images, and the keys of all of them in one
-//! piece, with filters of them and of their hosts: an instance reads each when a body needs it.
+//! piece, with filters of them and of their hosts: an instance reads what of these is large when a body needs it.
 //!
 //! The piece may lag behind: reports after `through_seq` are read one by one, and one that was taken back leaves it
 //! marked as `dirty`, until somebody has made it anew. Whoever makes it names the generation that it follows, so that
@@ -248,8 +248,8 @@ pub(crate) enum Hosts {
     Many,
 }
 
-/// A filter of so many bytes, of 1,500 images, costs less to bring along than to ask for.
-const SMALL_MAX: usize = 4_096;
+/// A filter of so many bytes, of about 1,500 images, costs less to bring along than to ask for.
+const SMALL_MAX_BYTES: usize = 4_096;
 
 /// What is new to one who knows all that was there at a mark: one query, also for one who knows nothing, and a small one
 /// if no filters are wanted.
@@ -257,7 +257,7 @@ pub(crate) async fn news(db: &Db, since: Option<&Mark>, wants_filters: bool) -> 
     let sql = format!(
         "SELECT {MARK}, r.text, r.stored_at_ms, f.generation, f.listed,
             CASE WHEN $1 AND f.listed IS NULL THEN f.hosts END,
-            CASE WHEN $1 OR length(f.paths) <= {SMALL_MAX} THEN f.paths END
+            CASE WHEN $1 OR length(f.paths) <= {SMALL_MAX_BYTES} THEN f.paths END
         FROM images_unlawful AS u
         LEFT JOIN images_rules AS r ON r.version = (SELECT max(version) FROM images_rules) AND r.version <> $2
         LEFT JOIN images_unlawful_filters AS f ON f.generation = u.generation AND f.generation <> $3
@@ -277,8 +277,8 @@ pub(crate) async fn news(db: &Db, since: Option<&Mark>, wants_filters: bool) -> 
     let hosts = row
         .optional_integer(MARK_COLUMNS + 2)?
         .map(|_| listed.map_or(Hosts::Many, |listed| Hosts::Listed(names(listed))));
-    let mut filter = |column: usize| Ok::<_, DbError>(row.take_blob(column)?.map(Bloom::from_bytes));
-    let (host_filter, path_filter) = (filter(MARK_COLUMNS + 4)?, filter(MARK_COLUMNS + 5)?);
+    let host_filter = row.take_blob(MARK_COLUMNS + 4)?.map(Bloom::from_bytes);
+    let path_filter = row.take_blob(MARK_COLUMNS + 5)?.map(Bloom::from_bytes);
     Ok(News { mark, rules, hosts, host_filter, path_filter })
 }
 
@@ -673,7 +673,11 @@ mod tests {
         let of = |keys: &[u8]| Some(Bloom::of(keys));
         let keys = gathered_keys(&db).await.unwrap();
         assert_eq!(path_filter(&db, generation().await).await.unwrap(), of(&keys));
-        let told = async || news(&db, None, false).await.unwrap().hosts;
+        let told = async || {
+            let News { hosts, path_filter, .. } = news(&db, None, true).await.unwrap();
+            assert_eq!(path_filter.is_some(), hosts.is_some());
+            hosts
+        };
         for wants_filters in [true, false] {
             let told = news(&db, None, wants_filters).await.unwrap();
             assert_eq!((told.host_filter, told.path_filter), (None, of(&keys)));
