@@ -12,7 +12,11 @@ use harness::{
 use redis::ToRedisArgs;
 use reqwest::{Method, RequestBuilder, Response};
 use serde_json::Value;
-use tokio::time::{sleep, timeout};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::{sleep, timeout},
+};
 
 /// What services send.
 pub const API_TOKEN: &str = "a-service";
@@ -136,6 +140,36 @@ impl App {
     /// The status and JSON of what a service's `POST` of this body is answered.
     pub async fn answer(&self, path: &str, body: impl Into<reqwest::Body>) -> Result<(u16, Value)> {
         answered(self.post(path).body(body)).await
+    }
+
+    /// A service's `POST` as far as its head, by hand. `framing` tells where its body ends.
+    pub async fn open(&self, path: &str, framing: &str) -> Result<TcpStream> {
+        let url = self.runtime.url("");
+        let address = url.strip_prefix("http://").context("no http")?;
+        let mut stream = TcpStream::connect(address).await?;
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {API_TOKEN}\r\n{framing}\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await?;
+        Ok(stream)
+    }
+
+    /// The answer, head and JSON, to a service's `POST` of whose body only this much is ever sent. An ordinary client may
+    /// fail to write the rest of a body that is refused, and so miss the answer.
+    pub async fn begun(&self, path: &str, framing: &str, body: &[u8]) -> Result<String> {
+        let mut stream = self.open(path, framing).await?;
+        stream.write_all(body).await?;
+        let mut answer = Vec::new();
+        let read = timeout(PATIENCE, async {
+            while !String::from_utf8_lossy(&answer).contains('}') {
+                if stream.read_buf(&mut answer).await? == 0 {
+                    break;
+                }
+            }
+            anyhow::Ok(())
+        });
+        read.await??;
+        Ok(String::from_utf8(answer)?)
     }
 
     /// A request by an operator, to be sent.

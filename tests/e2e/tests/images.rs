@@ -250,16 +250,9 @@ async fn a_body_of_200_mb_takes_no_more_memory_than_a_small_one() -> Result<()> 
 
 const CHUNKED: &str = "transfer-encoding: chunked";
 
-/// A request as far as its head, by hand. `framing` tells where its body ends.
+/// A body to be rewritten, as far as the request's head.
 async fn open(app: &App, framing: &str) -> Result<TcpStream> {
-    let url = app.runtime.url("");
-    let address = url.strip_prefix("http://").context("no http")?;
-    let mut stream = TcpStream::connect(address).await?;
-    let head = format!(
-        "POST /images/rewrite HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {API_TOKEN}\r\n{framing}\r\n\r\n"
-    );
-    stream.write_all(head.as_bytes()).await?;
-    Ok(stream)
+    app.open("/images/rewrite", framing).await
 }
 
 /// Reads as far as this text.

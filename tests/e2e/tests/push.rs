@@ -9,10 +9,7 @@ use anyhow::Result;
 use e2e::{API_TOKEN, App, PATIENCE};
 use harness::{Answer, feeds::Update, http_client};
 use serde_json::{Value, json};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-};
+use tokio::net::TcpStream;
 
 /// Each scenario with one of its transitions, whom it tells, and in which words.
 const SCENARIOS: [(&str, &str, &str, &str, &str); 15] = [
@@ -283,36 +280,15 @@ async fn a_body_over_a_mebibyte_is_refused_before_it_is_read_whole() -> Result<(
     let (status, _) = app.answer("/push/format", at_limit).await?;
     assert_eq!(status, 200);
     // The length alone is enough: not a byte of the body is sent.
-    let declared = begun(&app, "content-length: 1048577", b"").await?;
+    let declared = app.begun("/push/format", "content-length: 1048577", b"").await?;
     assert!(declared.starts_with("HTTP/1.1 413 ") && declared.contains("urn:clinic:problem:too-large"), "{declared}");
     // Without a length it is the first byte too many, and the body has no end.
     let mut chunk = b"100001\r\n".to_vec();
     chunk.resize(chunk.len() + 0x10_0001, b' ');
     chunk.extend_from_slice(b"\r\n");
-    let chunked = begun(&app, "transfer-encoding: chunked", &chunk).await?;
+    let chunked = app.begun("/push/format", "transfer-encoding: chunked", &chunk).await?;
     assert!(chunked.starts_with("HTTP/1.1 413 "), "{chunked}");
     Ok(())
-}
-
-/// The answer to a `POST` of which only this much is ever sent.
-async fn begun(app: &App, length: &str, body: &[u8]) -> Result<String> {
-    let url = app.runtime.url("");
-    let mut stream = TcpStream::connect(url.trim_start_matches("http://")).await?;
-    let head =
-        format!("POST /push/format HTTP/1.1\r\nhost: push\r\nauthorization: Bearer {API_TOKEN}\r\n{length}\r\n\r\n");
-    stream.write_all(head.as_bytes()).await?;
-    stream.write_all(body).await?;
-    let mut answer = Vec::new();
-    let read = tokio::time::timeout(PATIENCE, async {
-        while !String::from_utf8_lossy(&answer).contains('}') {
-            if stream.read_buf(&mut answer).await? == 0 {
-                break;
-            }
-        }
-        anyhow::Ok(())
-    });
-    read.await??;
-    Ok(String::from_utf8(answer)?)
 }
 
 #[tokio::test]
