@@ -347,8 +347,8 @@ pub(crate) async fn path_filter(db: &Db, generation: i64) -> Result<Option<Bloom
 }
 
 async fn filter(db: &Db, sql: &str, generation: i64) -> Result<Option<Bloom>, DbError> {
-    let row = db.query_one(sql, [generation.into()]).await?;
-    Ok(row.map(|mut row| row.take_blob(0)).transpose()?.flatten().map(Bloom::from_bytes))
+    let Some(mut row) = db.query_one(sql, [generation.into()]).await? else { return Ok(None) };
+    Ok(row.take_blob(0)?.map(Bloom::from_bytes))
 }
 
 /// The gathered reports' keys, sorted.

@@ -50,6 +50,13 @@ async fn put(app: &App, rules: Value) -> Result<()> {
     Ok(())
 }
 
+/// The application's database, beside the application.
+fn database(app: &App) -> Result<Connection> {
+    let database = Connection::open(app.runtime.state_dir().join("sqlite_db.db"))?;
+    database.busy_timeout(PATIENCE)?;
+    Ok(database)
+}
+
 /// Until every instance must know what has changed, not only the one that was told.
 async fn known_everywhere() {
     sleep(Duration::from_secs(1)).await;
@@ -333,10 +340,7 @@ async fn fifty_slow_clients_take_little_memory_and_keep_nobody_waiting() -> Resu
 async fn a_message_is_published_rewritten_in_its_envelope() -> Result<()> {
     let app = App::start_with(|builder| builder.variable("images_sign_keys", SIGN_KEYS)).await?;
     put(&app, rules(1)).await?;
-    let url = app.redis.as_ref().context("no Redis")?.url();
-    let mut listener = redis::Client::open(url)?.get_async_pubsub().await?;
-    listener.subscribe("images.rewritten").await?;
-    let mut messages = listener.into_on_message();
+    let mut messages = listener(&app).await?.into_on_message();
     for (sent, expected) in [
         (
             json!({"context": "avatar", "user": "u1", "body": "看 https://avatars.example.org/a", "id": 7}),
@@ -430,8 +434,7 @@ async fn most_requests_ask_the_database_for_nothing() -> Result<()> {
     let app = app().await?;
     let report = json!({"url": OLD.replace("a.jpg", "b.jpg"), "reason": "违规"});
     assert_eq!(app.answer("/images/violations", report.to_string()).await?.0, 201);
-    let database = Connection::open(app.runtime.state_dir().join("sqlite_db.db"))?;
-    database.busy_timeout(PATIENCE)?;
+    let database = database(&app)?;
     let mut unasked = 0;
     for _ in 0..3 {
         forgotten_everywhere().await;
@@ -634,8 +637,7 @@ async fn keep_reports(app: &App, count: usize) -> Result<()> {
 }
 
 async fn keep_reports_on(app: &App, count: usize, host: impl Fn(usize) -> String) -> Result<()> {
-    let mut connection = Connection::open(app.runtime.state_dir().join("sqlite_db.db"))?;
-    connection.busy_timeout(PATIENCE)?;
+    let mut connection = database(app)?;
     let transaction = connection.transaction()?;
     for number in 0..count {
         let sql = "INSERT INTO images_violations
@@ -688,12 +690,19 @@ async fn one_of_many_unlawful_images_is_found_whatever_an_instance_has_read_of_t
     Ok(())
 }
 
+/// Hears what is published rewritten.
+async fn listener(app: &App) -> Result<redis::aio::PubSub> {
+    let url = app.redis.as_ref().context("no Redis")?.url();
+    let mut listener = redis::Client::open(url)?.get_async_pubsub().await?;
+    listener.subscribe("images.rewritten").await?;
+    Ok(listener)
+}
+
 /// What a message's body becomes.
 async fn passed_on(app: &App, body: Value) -> Result<Value> {
-    let mut listener = redis::Client::open(app.redis.as_ref().context("no Redis")?.url())?.get_async_pubsub().await?;
-    listener.subscribe("images.rewritten").await?;
+    let mut messages = listener(app).await?.into_on_message();
     app.publish("images.messages", json!({"body": body}).to_string()).await?;
-    let message = tokio::time::timeout(PATIENCE, listener.into_on_message().next()).await?.context("no message")?;
+    let message = tokio::time::timeout(PATIENCE, messages.next()).await?.context("no message")?;
     Ok(serde_json::from_slice::<Value>(message.get_payload_bytes())?["body"].take())
 }
 
@@ -718,7 +727,7 @@ async fn unlawful_images_may_be_on_any_number_of_hosts() -> Result<()> {
     assert_eq!(rewritten(&app, "", &body).await?, expected);
     // The release before migration 7 of images listed them all.
     app.runtime.stop().await;
-    let database = Connection::open(app.runtime.state_dir().join("sqlite_db.db"))?;
+    let database = database(&app)?;
     database.execute_batch(&format!(
         "{WITHOUT_FILTERS}
         UPDATE images_unlawful SET generation = generation + 1, bloom = x'';
@@ -757,8 +766,7 @@ async fn a_body_is_not_let_through_when_the_reports_cannot_be_read() -> Result<(
     let app = app().await?;
     keep_reports(&app, 300).await?;
     let damage = |filter: &str| {
-        let database = Connection::open(app.runtime.state_dir().join("sqlite_db.db"))?;
-        database.execute_batch(&format!("UPDATE images_unlawful_filters SET paths = {filter}"))
+        anyhow::Ok(database(&app)?.execute_batch(&format!("UPDATE images_unlawful_filters SET paths = {filter}"))?)
     };
     let (reported, other) = ("https://img10.360buyimg.com/reported/7.jpg", "https://stamps.example.com/a.jpg");
     // As long as one that is read only when it is needed.
@@ -803,14 +811,13 @@ async fn reports_that_were_gathered_without_a_filter_get_one() -> Result<()> {
     let mut app = app().await?;
     keep_reports(&app, 300).await?;
     app.runtime.stop().await;
-    Connection::open(app.runtime.state_dir().join("sqlite_db.db"))?
-        .execute_batch(&format!("{WITHOUT_FILTERS} {WITHOUT_BLOOM} {WITHOUT_FILTER} AND version > 4"))?;
+    database(&app)?.execute_batch(&format!("{WITHOUT_FILTERS} {WITHOUT_BLOOM} {WITHOUT_FILTER} AND version > 4"))?;
     app.runtime.restart().await?;
     let reported = "https://img10.360buyimg.com/reported/7.jpg";
     assert_eq!(rewritten(&app, "", &format!("{reported} {OLD}")).await?, format!("{PLACEHOLDER} {NEW}"));
     let sql = "SELECT u.dirty_at_ms, u.rules_version, length(f.paths) > 0
         FROM images_unlawful AS u JOIN images_unlawful_filters AS f ON f.generation = u.generation";
-    let database = Connection::open(app.runtime.state_dir().join("sqlite_db.db"))?;
+    let database = database(&app)?;
     let state = database.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
     assert_eq!(state, (0, 2, true));
     Ok(())
@@ -826,10 +833,9 @@ async fn keys_that_were_made_otherwise_are_made_anew_by_the_rules_that_they_were
     put(&app, rules(7, "one.example.org")).await?;
     let report = json!({"url": "https://one.example.org/a.jpg", "reason": "违规"});
     assert_eq!(app.answer("/images/violations", report.to_string()).await?.0, 201);
-    let state = app.runtime.state_dir().join("sqlite_db.db");
     // Of what the release before migration 6 of images made nothing is found.
-    let make_old = || {
-        Connection::open(&state)?.execute_batch(&format!(
+    let make_old = |app: &App| {
+        anyhow::Ok(database(app)?.execute_batch(&format!(
             "{WITHOUT_FILTERS} {WITHOUT_BLOOM}
             CREATE TRIGGER images_unlawful_filtered AFTER UPDATE OF filter ON images_unlawful BEGIN
                 INSERT OR REPLACE INTO images_unlawful_filter VALUES (1, NEW.generation, NEW.hosts, NEW.filter);
@@ -837,16 +843,16 @@ async fn keys_that_were_made_otherwise_are_made_anew_by_the_rules_that_they_were
             UPDATE images_violations SET keys = '00000000000000aa', image = '00000000000000aa';
             UPDATE images_unlawful SET keys = x'00000000000000aa', filter = zeroblob(2048), rules_version = 7;
             DELETE FROM schema_versions WHERE owner = 'images' AND version > 5"
-        ))
+        ))?)
     };
     app.runtime.stop().await;
-    make_old()?;
+    make_old(&app)?;
     app.runtime.restart().await?;
     let reported = "https://old.example.org/a.jpg https://one.example.org/a.jpg";
     let both = format!("{PLACEHOLDER} {PLACEHOLDER}");
     assert_eq!(rewritten(&app, "", reported).await?, both);
     app.runtime.stop().await;
-    make_old()?;
+    make_old(&app)?;
     app.runtime.restart().await?;
     // Nobody has looked at the reports yet.
     put(&app, rules(8, "two.example.org")).await?;
@@ -854,7 +860,7 @@ async fn keys_that_were_made_otherwise_are_made_anew_by_the_rules_that_they_were
     assert_eq!(rewritten(&app, "", reported).await?, both);
     assert_eq!(rewritten(&app, "", "https://two.example.org/a.jpg").await?, PLACEHOLDER);
     // What an earlier release makes now is made anew as well.
-    Connection::open(&state)?.execute_batch(
+    database(&app)?.execute_batch(
         "UPDATE images_violations SET keys = '00000000000000aa', image = '00000000000000aa';
         UPDATE images_unlawful SET generation = generation + 1, keys = x'00000000000000aa', filter = zeroblob(2048)",
     )?;
@@ -871,7 +877,7 @@ async fn a_set_of_rules_that_nobody_finished_is_finished_before_the_first_body()
     // Whoever kept it was gone before the reports had their new addresses.
     let set = json!({"version": 3, "placeholder": PLACEHOLDER, "rules": [
         {"name": "a", "from": ["img10.360buyimg.com"], "to": "another.example", "contexts": ["*"]}]});
-    Connection::open(app.runtime.state_dir().join("sqlite_db.db"))?
+    database(&app)?
         .execute("INSERT INTO images_rules (version, text, stored_at_ms) VALUES (3, ?1, 0)", [set.to_string()])?;
     app.runtime.restart().await?;
     let body = "https://another.example/reported/7.jpg https://another.example/a.jpg";
@@ -905,7 +911,7 @@ const WITHOUT_FILTER: &str = "DROP TABLE images_unlawful_filter;
 /// Starts the application again on a database as the release before migration 3 of images left it.
 async fn make_old(app: &mut App) -> Result<()> {
     app.runtime.stop().await;
-    Connection::open(app.runtime.state_dir().join("sqlite_db.db"))?.execute_batch(&format!(
+    database(app)?.execute_batch(&format!(
         "UPDATE images_violations SET keys = '00000000000000aa', image = '00000000000000aa';
         UPDATE images_unlawful SET rules_version = 0, generation = generation + 1, keys = x'';
         CREATE INDEX images_violations_image ON images_violations (image);
